@@ -1,0 +1,396 @@
+"""Remembers what was applied to each stack: generations, recorded intent and events, in one SQLite file.
+
+The database is a record and never the truth about what runs: identity lives in labels on the objects, so a lost
+or damaged `state.db` costs history and intent, but no container. A generation's `desired` never holds secret bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reconciler.lock import StackLocked as StackLocked
+from reconciler.lock import stack_lock as stack_lock
+from runtime.errors import Conflict, CorruptContent, DiskFull, EngineError, NotFound, Unavailable
+
+GenerationResult = Literal["unfinished", "converged", "failed", "timeout", "interrupted"]
+IntentKind = Literal["suspended", "destroyed"]
+
+KEPT_GENERATIONS = 100
+"""A stack's history is this long; the wanted generation is kept whatever its age."""
+KEPT_EVENTS = 10_000
+_TRIM_EVERY = 256
+_BUSY_MS = 5_000
+_MESSAGE_LIMIT = 2_000
+
+_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE generations (
+             stack TEXT NOT NULL, number INTEGER NOT NULL, created_at REAL NOT NULL, finished_at REAL NOT NULL DEFAULT 0,
+             revision TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, desired TEXT NOT NULL,
+             images TEXT NOT NULL DEFAULT '{}', result TEXT NOT NULL, problem TEXT NOT NULL DEFAULT '',
+             wanted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stack, number)) WITHOUT ROWID""",
+        "CREATE UNIQUE INDEX one_wanted ON generations (stack) WHERE wanted = 1",
+        """CREATE TABLE intents (
+             stack TEXT NOT NULL, resource TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL, owner TEXT NOT NULL,
+             since REAL NOT NULL, until REAL NOT NULL, PRIMARY KEY (stack, resource)) WITHOUT ROWID""",
+        """CREATE TABLE events (
+             id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, stack TEXT NOT NULL, resource TEXT NOT NULL,
+             action TEXT NOT NULL, message TEXT NOT NULL, generation INTEGER NOT NULL)""",
+        "CREATE INDEX events_by_stack ON events (stack, id)",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One applied desired state. `desired` is the canonical JSON text ("" where only the summary was asked for).
+
+    `images` maps an image's name to the id it had when the apply finished. `finished_at` 0.0 while unfinished.
+    """
+
+    stack: str
+    number: int
+    created_at: float
+    finished_at: float
+    revision: str
+    source: str
+    digest: str
+    result: GenerationResult
+    problem: str
+    wanted: bool
+    images: Mapping[str, str]
+    desired: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a person asked to be left alone. `resource` "" is the whole stack, else `service/web`; `until` 0.0 never ends."""
+
+    stack: str
+    resource: str
+    kind: IntentKind
+    reason: str
+    owner: str
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    id: int
+    time: float
+    stack: str
+    resource: str
+    action: str
+    message: str
+    generation: int
+
+
+class Generations:
+    """`<root>/state.db`, opened on first use; safe for several threads and several processes.
+
+    Raises DiskFull, CorruptContent, Unavailable (locked too long) and NotFound, each naming the file.
+    """
+
+    def __init__(self, root: str, clock: Callable[[], float] = time.time) -> None:
+        self.root = root
+        self.path = f"{root}/state.db"
+        self._clock = clock
+        self._mutex = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._recorded = 0
+
+    # ---- generations --------------------------------------------------------------------------------------------
+
+    def begin(self, stack: str, desired: str, revision: str = "", source: str = "", *, by_hand: bool = True) -> int:
+        """Make `desired` the wanted generation and return its number; the same text again keeps the number.
+
+        `by_hand` is an apply that a person asked for: it ends the stack's destroyed intent even when nothing changed. A
+        changed desired state ends every intent of the stack, whoever brought it.
+        """
+        digest = digest_of(desired)
+        now = self._clock()
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT number, digest, result FROM generations WHERE stack = ? AND wanted = 1", (stack,)
+            ).fetchone()
+            if row is not None and row[1] == digest:
+                if by_hand:
+                    db.execute("DELETE FROM intents WHERE stack = ? AND kind = 'destroyed'", (stack,))
+                return int(row[0])
+            db.execute(
+                "UPDATE generations SET result = 'interrupted', finished_at = ? WHERE stack = ? AND result = 'unfinished'",
+                (now, stack),
+            )
+            last = db.execute("SELECT max(number) FROM generations WHERE stack = ?", (stack,)).fetchone()[0]
+            number = int(last or 0) + 1
+            db.execute("UPDATE generations SET wanted = 0 WHERE stack = ? AND wanted = 1", (stack,))
+            db.execute(
+                "INSERT INTO generations (stack, number, created_at, revision, source, digest, desired, result, wanted)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, 'unfinished', 1)",
+                (stack, number, now, revision, source, digest, desired),
+            )
+            db.execute("DELETE FROM intents WHERE stack = ?", (stack,))
+            db.execute(
+                "DELETE FROM generations WHERE stack = ? AND number <= ? AND wanted = 0",
+                (stack, number - KEPT_GENERATIONS),
+            )
+        return number
+
+    def finish(
+        self,
+        stack: str,
+        number: int,
+        result: GenerationResult,
+        problem: str = "",
+        images: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record how the apply of a generation ended. Costs one read when that is already on record."""
+        pictures = json.dumps(dict(images), sort_keys=True) if images is not None else None
+        row = self._read(
+            "SELECT result, problem, images FROM generations WHERE stack = ? AND number = ?", (stack, number)
+        )
+        if row and row[0][0] == result and row[0][1] == problem and pictures in (None, row[0][2]):
+            return
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE generations SET result = ?, problem = ?, finished_at = ?, images = coalesce(?, images)"
+                " WHERE stack = ? AND number = ?",
+                (result, problem[:_MESSAGE_LIMIT], self._clock(), pictures, stack, number),
+            )
+
+    def wanted(self, stack: str) -> Generation | None:
+        rows = self._read(f"SELECT {_COLUMNS}, desired FROM generations WHERE stack = ? AND wanted = 1", (stack,))
+        return _generation(rows[0]) if rows else None
+
+    def get(self, stack: str, number: int) -> Generation:
+        rows = self._read(
+            f"SELECT {_COLUMNS}, desired FROM generations WHERE stack = ? AND number = ?", (stack, number)
+        )
+        if not rows:
+            raise NotFound(
+                f'cannot read generation "{stack} {number}": no such generation', "`holdfast history` lists them"
+            )
+        return _generation(rows[0])
+
+    def list(self, stack: str) -> list[Generation]:
+        """The stack's history, newest first, without the desired texts."""
+        rows = self._read(f"SELECT {_COLUMNS} FROM generations WHERE stack = ? ORDER BY number DESC", (stack,))
+        return [_generation(row) for row in rows]
+
+    def stacks(self) -> list[str]:
+        """Names of all stacks that have a wanted generation, destroyed ones included."""
+        return [str(row[0]) for row in self._read("SELECT stack FROM generations WHERE wanted = 1 ORDER BY stack", ())]
+
+    def previous_good(self, stack: str) -> Generation | None:
+        """The newest converged generation before the wanted one: where `rollback` goes when none is named."""
+        rows = self._read(
+            f"SELECT {_COLUMNS}, desired FROM generations WHERE stack = ? AND wanted = 0 AND result = 'converged'"
+            " AND number < (SELECT number FROM generations WHERE stack = ? AND wanted = 1) ORDER BY number DESC LIMIT 1",
+            (stack, stack),
+        )
+        return _generation(rows[0]) if rows else None
+
+    def data_version(self) -> int:
+        """Changes when another process (or this one, through another connection) wrote the file; a cheap poll."""
+        rows = self._read("PRAGMA data_version", ())
+        return int(rows[0][0]) if rows else 0
+
+    # ---- intent -------------------------------------------------------------------------------------------------
+
+    def suspend(self, stack: str, resource: str = "", *, reason: str = "", owner: str = "", until: float = 0.0) -> None:
+        self._intend(stack, resource, "suspended", reason, owner, until)
+
+    def mark_destroyed(self, stack: str, *, reason: str = "", owner: str = "") -> None:
+        self._intend(stack, "", "destroyed", reason, owner, 0.0)
+
+    def resume(self, stack: str, resource: str = "") -> bool:
+        """End a suspension; of the whole stack with everything in it when no resource is named. True when there was one."""
+        if not self._read("SELECT 1 FROM intents WHERE stack = ? AND kind = 'suspended' LIMIT 1", (stack,)):
+            return False
+        with self._transaction() as db:
+            done = db.execute(
+                "DELETE FROM intents WHERE stack = ? AND kind = 'suspended' AND (? = '' OR resource = ?)",
+                (stack, resource, resource),
+            )
+            return done.rowcount > 0
+
+    def intents(self, stack: str | None = None) -> list[Intent]:
+        """Intent in force now; what has expired is left out (and removed by `trim`)."""
+        where, values = ("WHERE stack = ?", (stack,)) if stack is not None else ("", ())
+        rows = self._read(
+            f"SELECT stack, resource, kind, reason, owner, since, until FROM intents {where} ORDER BY stack, resource",  # noqa: S608
+            values,
+        )
+        now = self._clock()
+        return [intent for intent in (Intent(*row) for row in rows) if not 0.0 < intent.until <= now]
+
+    def _intend(self, stack: str, resource: str, kind: IntentKind, reason: str, owner: str, until: float) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO intents (stack, resource, kind, reason, owner, since, until) VALUES (?,?,?,?,?,?,?)",
+                (stack, resource, kind, reason[:_MESSAGE_LIMIT], owner, self._clock(), until),
+            )
+
+    # ---- events -------------------------------------------------------------------------------------------------
+
+    def record_event(self, stack: str, resource: str, action: str, message: str = "", generation: int = 0) -> None:
+        """Append to the bounded journal. A full disk or a damaged file loses the event and nothing else."""
+        try:
+            with self._transaction(durable=False) as db:
+                db.execute(
+                    "INSERT INTO events (time, stack, resource, action, message, generation) VALUES (?, ?, ?, ?, ?, ?)",
+                    (self._clock(), stack, resource, action, message[:_MESSAGE_LIMIT], generation),
+                )
+                self._recorded += 1
+                if self._recorded % _TRIM_EVERY == 0:
+                    _trim_events(db)
+        except EngineError:
+            return
+
+    def events(
+        self, stack: str | None = None, resource: str | None = None, *, after: int = 0, limit: int = 200
+    ) -> list[RecordedEvent]:
+        """The newest `limit` events with an id above `after`, oldest first."""
+        conditions, values = ["id > ?"], [after]  # type: tuple[list[str], list[Any]]
+        for column, value in (("stack", stack), ("resource", resource)):
+            if value is not None:
+                conditions.append(f"{column} = ?")
+                values.append(value)
+        rows = self._read(
+            "SELECT id, time, stack, resource, action, message, generation FROM events"  # noqa: S608
+            f" WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
+            (*values, limit),
+        )
+        return [RecordedEvent(*row) for row in reversed(rows)]
+
+    def trim(self) -> None:
+        """Drop expired intents and all but the newest events; the agent's clean-up timer calls it."""
+        with self._transaction(durable=False) as db:
+            _trim_events(db)
+            db.execute("DELETE FROM intents WHERE until > 0 AND until <= ?", (self._clock(),))
+
+    # ---- the file -----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        with self._mutex:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            os.makedirs(self.root, mode=0o711, exist_ok=True)
+            # The resolved manifests hold environment values: nobody but root may read them, the WAL included.
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            db = sqlite3.connect(self.path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                _migrate(db)
+            except BaseException:
+                db.close()
+                raise
+            self._connection = db
+        return self._connection
+
+    def _read(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        with self._mutex, _translated("read", self.path):
+            if self._connection is None and not os.path.exists(self.path):
+                return []
+            return self._open().execute(sql, values).fetchall()
+
+    @contextmanager
+    def _transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """`durable` survives a power cut once it returns (the WAL is synced); events are not worth that wait."""
+        with self._mutex, _translated("write", self.path):
+            db = self._open()
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                # A failed COMMIT (disk full) may have rolled back already; then there is nothing to undo.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+
+_COLUMNS = "stack, number, created_at, finished_at, revision, source, digest, result, problem, wanted, images"
+
+
+def digest_of(desired: str) -> str:
+    return "sha256:" + hashlib.sha256(desired.encode()).hexdigest()
+
+
+def _generation(row: tuple[Any, ...]) -> Generation:
+    *plain, wanted, images = row[:11]
+    return Generation(*plain, bool(wanted), json.loads(images), row[11] if len(row) > 11 else "")
+
+
+def _trim_events(db: sqlite3.Connection) -> None:
+    db.execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (KEPT_EVENTS,))
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    if db.execute("PRAGMA user_version").fetchone()[0] == len(_MIGRATIONS):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        # Read again under the write lock: two first commands may race to make the tables.
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_MIGRATIONS):
+            raise Conflict(
+                f"cannot read the state database: it has version {version}, this holdfast knows {len(_MIGRATIONS)}",
+                "use the newer holdfast that wrote it",
+            )
+        for statements in _MIGRATIONS[version:]:
+            for statement in statements:
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _translated(verb: str, path: str) -> Iterator[None]:
+    where = f'cannot {verb} the state database "{path}"'
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        code = error.sqlite_errorcode & 0xFF if hasattr(error, "sqlite_errorcode") else 0
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
+            raise DiskFull(
+                f"{where}: the disk is full", "free space below the state root; what runs is untouched"
+            ) from None
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise Unavailable(f"{where}: another process keeps it locked", "try again") from None
+        raise Unavailable(f"{where}: {error}", "is the state root writable?") from None
+    except sqlite3.DatabaseError as error:
+        raise CorruptContent(
+            f"{where}: {error}",
+            "it holds only history and intent: move it away, and the next apply starts a new one; what runs is untouched",
+        ) from None
+    except OSError as error:
+        kind = DiskFull if error.errno in (28, 122) else Unavailable
+        raise kind(f"{where}: {error.strerror}") from None
+
+
+def _is_full(path: str) -> bool:
+    try:
+        stat = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return False
+    return stat.f_bavail * stat.f_frsize < 64 << 10
