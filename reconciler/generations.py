@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reconciler.lock import StackLocked as StackLocked
-from reconciler.lock import stack_lock as stack_lock
+from reconciler.lock import StackLocked, stack_lock
 from runtime.errors import Conflict, CorruptContent, DiskFull, EngineError, NotFound, Unavailable
+
+__all__ = ["Generation", "Generations", "Intent", "RecordedEvent", "StackLocked", "digest_of", "stack_lock"]
 
 GenerationResult = Literal["unfinished", "converged", "failed", "timeout", "interrupted"]
 IntentKind = Literal["suspended", "destroyed"]
@@ -34,7 +35,8 @@ _MESSAGE_LIMIT = 2_000
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE generations (
-             stack TEXT NOT NULL, number INTEGER NOT NULL, created_at REAL NOT NULL, finished_at REAL NOT NULL DEFAULT 0,
+             stack TEXT NOT NULL, number INTEGER NOT NULL, created_at REAL NOT NULL,
+             finished_at REAL NOT NULL DEFAULT 0,
              revision TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, desired TEXT NOT NULL,
              images TEXT NOT NULL DEFAULT '{}', result TEXT NOT NULL, problem TEXT NOT NULL DEFAULT '',
              wanted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stack, number)) WITHOUT ROWID""",
@@ -73,7 +75,10 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What a person asked to be left alone. `resource` "" is the whole stack, else `service/web`; `until` 0.0 never ends."""
+    """What a person asked to be left alone: `resource` like `service/web`, "" for the whole stack.
+
+    `until` 0.0 is for good.
+    """
 
     stack: str
     resource: str
@@ -128,7 +133,8 @@ class Generations:
                     db.execute("DELETE FROM intents WHERE stack = ? AND kind = 'destroyed'", (stack,))
                 return int(row[0])
             db.execute(
-                "UPDATE generations SET result = 'interrupted', finished_at = ? WHERE stack = ? AND result = 'unfinished'",
+                "UPDATE generations SET result = 'interrupted', finished_at = ?"
+                " WHERE stack = ? AND result = 'unfinished'",
                 (now, stack),
             )
             last = db.execute("SELECT max(number) FROM generations WHERE stack = ?", (stack,)).fetchone()[0]
@@ -169,22 +175,20 @@ class Generations:
             )
 
     def wanted(self, stack: str) -> Generation | None:
-        rows = self._read(f"SELECT {_COLUMNS}, desired FROM generations WHERE stack = ? AND wanted = 1", (stack,))
+        rows = self._read(f"{_WITH_DESIRED} WHERE stack = ? AND wanted = 1", (stack,))
         return _generation(rows[0]) if rows else None
 
     def get(self, stack: str, number: int) -> Generation:
-        rows = self._read(
-            f"SELECT {_COLUMNS}, desired FROM generations WHERE stack = ? AND number = ?", (stack, number)
-        )
+        rows = self._read(f"{_WITH_DESIRED} WHERE stack = ? AND number = ?", (stack, number))
         if not rows:
             raise NotFound(
                 f'cannot read generation "{stack} {number}": no such generation', "`holdfast history` lists them"
             )
         return _generation(rows[0])
 
-    def list(self, stack: str) -> list[Generation]:
+    def history(self, stack: str) -> list[Generation]:
         """The stack's history, newest first, without the desired texts."""
-        rows = self._read(f"SELECT {_COLUMNS} FROM generations WHERE stack = ? ORDER BY number DESC", (stack,))
+        rows = self._read(f"{_SUMMARY} WHERE stack = ? ORDER BY number DESC", (stack,))
         return [_generation(row) for row in rows]
 
     def stacks(self) -> list[str]:
@@ -194,8 +198,8 @@ class Generations:
     def previous_good(self, stack: str) -> Generation | None:
         """The newest converged generation before the wanted one: where `rollback` goes when none is named."""
         rows = self._read(
-            f"SELECT {_COLUMNS}, desired FROM generations WHERE stack = ? AND wanted = 0 AND result = 'converged'"
-            " AND number < (SELECT number FROM generations WHERE stack = ? AND wanted = 1) ORDER BY number DESC LIMIT 1",
+            f"{_WITH_DESIRED} WHERE stack = ? AND wanted = 0 AND result = 'converged' AND number <"
+            " (SELECT number FROM generations WHERE stack = ? AND wanted = 1) ORDER BY number DESC LIMIT 1",  # noqa: S608
             (stack, stack),
         )
         return _generation(rows[0]) if rows else None
@@ -208,13 +212,13 @@ class Generations:
     # ---- intent -------------------------------------------------------------------------------------------------
 
     def suspend(self, stack: str, resource: str = "", *, reason: str = "", owner: str = "", until: float = 0.0) -> None:
-        self._intend(stack, resource, "suspended", reason, owner, until)
+        self._intend(stack, resource, "suspended", reason=reason, owner=owner, until=until)
 
     def mark_destroyed(self, stack: str, *, reason: str = "", owner: str = "") -> None:
-        self._intend(stack, "", "destroyed", reason, owner, 0.0)
+        self._intend(stack, "", "destroyed", reason=reason, owner=owner, until=0.0)
 
     def resume(self, stack: str, resource: str = "") -> bool:
-        """End a suspension; of the whole stack with everything in it when no resource is named. True when there was one."""
+        """End a suspension; without a resource, of the whole stack and all in it. True when there was one."""
         if not self._read("SELECT 1 FROM intents WHERE stack = ? AND kind = 'suspended' LIMIT 1", (stack,)):
             return False
         with self._transaction() as db:
@@ -234,10 +238,11 @@ class Generations:
         now = self._clock()
         return [intent for intent in (Intent(*row) for row in rows) if not 0.0 < intent.until <= now]
 
-    def _intend(self, stack: str, resource: str, kind: IntentKind, reason: str, owner: str, until: float) -> None:
+    def _intend(self, stack: str, resource: str, kind: IntentKind, *, reason: str, owner: str, until: float) -> None:
         with self._transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO intents (stack, resource, kind, reason, owner, since, until) VALUES (?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO intents (stack, resource, kind, reason, owner, since, until)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (stack, resource, kind, reason[:_MESSAGE_LIMIT], owner, self._clock(), until),
             )
 
@@ -261,7 +266,8 @@ class Generations:
         self, stack: str | None = None, resource: str | None = None, *, after: int = 0, limit: int = 200
     ) -> list[RecordedEvent]:
         """The newest `limit` events with an id above `after`, oldest first."""
-        conditions, values = ["id > ?"], [after]  # type: tuple[list[str], list[Any]]
+        conditions: list[str] = ["id > ?"]
+        values: list[Any] = [after]
         for column, value in (("stack", stack), ("resource", resource)):
             if value is not None:
                 conditions.append(f"{column} = ?")
@@ -326,6 +332,8 @@ class Generations:
 
 
 _COLUMNS = "stack, number, created_at, finished_at, revision, source, digest, result, problem, wanted, images"
+_SUMMARY = f"SELECT {_COLUMNS} FROM generations"  # noqa: S608
+_WITH_DESIRED = f"SELECT {_COLUMNS}, desired FROM generations"  # noqa: S608
 
 
 def digest_of(desired: str) -> str:
@@ -333,8 +341,12 @@ def digest_of(desired: str) -> str:
 
 
 def _generation(row: tuple[Any, ...]) -> Generation:
-    *plain, wanted, images = row[:11]
-    return Generation(*plain, bool(wanted), json.loads(images), row[11] if len(row) > 11 else "")
+    stack, number, created_at, finished_at, revision, source, digest, result, problem, wanted, images = row[:11]
+    return Generation(
+        stack=stack, number=number, created_at=created_at, finished_at=finished_at, revision=revision, source=source,
+        digest=digest, result=result, problem=problem, wanted=bool(wanted), images=json.loads(images),
+        desired=row[11] if len(row) > 11 else "",
+    )  # fmt: skip
 
 
 def _trim_events(db: sqlite3.Connection) -> None:
@@ -381,7 +393,7 @@ def _translated(verb: str, path: str) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         raise CorruptContent(
             f"{where}: {error}",
-            "it holds only history and intent: move it away, and the next apply starts a new one; what runs is untouched",
+            "it holds only history and intent: move it away and apply again; what runs is untouched",
         ) from None
     except OSError as error:
         kind = DiskFull if error.errno in (28, 122) else Unavailable

@@ -51,7 +51,7 @@ class StackLocked(EngineError):
 
 @contextlib.contextmanager
 def stack_lock(root: str, stack: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold the stack for this thread; raises StackLocked when another thread or process still has it after `wait` seconds."""
+    """Hold the stack; raises StackLocked when another thread or process still has it after `wait` seconds."""
     path = _path(root, stack)
     fd = _open(path, stack)
     try:
