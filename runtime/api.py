@@ -371,7 +371,9 @@ class Engine(Protocol):
     absent succeeds. All reads are lock-free.
     """
 
-    def snapshot(self) -> Snapshot: ...
+    def snapshot(self, deep: bool = True) -> Snapshot:
+        """`deep=False` skips the search for damage (limits, links, rules): enough to react to an exit."""
+        ...
 
     # images
     def make_image(self, name: str, request: ImageRequest, labels: Labels, declared: Json, progress: Progress) -> ImageInfo:
@@ -415,6 +417,10 @@ class Engine(Protocol):
     def create_container(self, spec: ContainerSpec) -> str: ...
     def start_container(self, id: str) -> None:
         """Returns when the program has been exec'd; raises StartFailed, PortBusy, …; a no-op while running."""
+        ...
+
+    def start_attached(self, id: str, stdio: tuple[int, int, int]) -> int:
+        """Start with the caller's descriptors as terminal or pipes; returns the program's exit code (128+n by signal)."""
         ...
 
     def stop_container(self, id: str, grace: float | None = None, by_hand: bool = False) -> None: ...

@@ -1,0 +1,422 @@
+"""The life of a container: created, running, paused, stopped, removed.
+
+Each verb is idempotent and holds the container's own lock only while it changes things; what runs is known from
+the kernel and the supervisor's records, never from memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import time
+from typing import Any
+
+from runtime import api
+from runtime.container.rootfs import Rootfs, container_mounts, volume_targets
+from runtime.container.spec import (
+    SecurityOptions,
+    argument_vector,
+    health_check,
+    launch_request,
+    resources_request,
+    signal_number,
+)
+from runtime.container.store import ContainerRecord, ContainerStore, new_id, process_start_time, read_json, run_from_exit, write_json
+from runtime.container.users import resolve_user
+from runtime.errors import Conflict, EngineError, InvalidSpec, NotFound, Unavailable
+from runtime.image.store import ImageRecord, ImageStore
+from runtime.layout import Layout
+from runtime.lock import locked
+from runtime.network import Endpoint, Networks
+from runtime.sandbox import capabilities, seccomp
+from runtime.supervise.client import SupervisorClient
+from runtime.volume import Volumes
+
+KILL_DEADLINE = 10.0
+LABEL_ANONYMOUS = "holdfast.anonymous"
+
+
+class Lifecycle:
+    """Brings records, images, networks, volumes and the supervisor together."""
+
+    def __init__(
+        self, layout: Layout, store: ContainerStore, images: ImageStore, networks: Networks, volumes: Volumes,
+        client: SupervisorClient,
+    ) -> None:  # fmt: skip
+        self.layout = layout
+        self.store = store
+        self.images = images
+        self.networks = networks
+        self.volumes = volumes
+        self.client = client
+
+    # ---- create
+
+    def create(self, spec: api.ContainerSpec) -> str:
+        """Check all that can be checked without starting, and record it. Raises NotFound, InvalidSpec, Conflict."""
+        image = self.images.get(spec.image)
+        if image is None:
+            raise NotFound(
+                f'cannot create container "{spec.name}": no image "{spec.image}" here',
+                "build it, or declare an Image (bootstrap, build or archive)",
+            )
+        config = image_config(image)
+        check_spec(spec, config)
+        if "holdfast.stack" not in spec.labels:
+            self._refuse_second_name(spec.name)
+        store = self.store
+        record_id = None
+        anonymous = []
+        mounts = list(spec.mounts)
+        targets = volume_targets(spec, config)
+        unnamed = [index for index, mount in enumerate(mounts) if mount.kind == "volume" and not mount.source]
+        if targets or unnamed:
+            record_id = new_id()
+            for number, target in enumerate([*(mounts[index].target for index in unnamed), *targets]):
+                name = f"{record_id}-{number}"
+                anonymous.append(name)
+                if number < len(unnamed):
+                    old = mounts[unnamed[number]]
+                    mounts[unnamed[number]] = _with_source(old, name)
+                else:
+                    mounts.append(api.Mount("volume", target, name))
+        for mount in mounts:
+            if mount.kind == "volume":
+                self._ensure_volume(mount.source, mount.source in anonymous)
+        if tuple(mounts) != spec.mounts:
+            spec = _with_mounts(spec, tuple(mounts))
+        return store.add(spec, image.id, anonymous, record_id).id
+
+    def _refuse_second_name(self, name: str) -> None:
+        for record in self.store.all():
+            if record.name == name:
+                raise Conflict(
+                    f'cannot create container "{name}": the name is in use by {record.id[:12]}',
+                    f'"holdfast container rm {name}" frees it',
+                )
+
+    def _ensure_volume(self, name: str, anonymous: bool) -> None:
+        try:
+            self.volumes.get(name)
+        except NotFound:
+            labels = {LABEL_ANONYMOUS: "true"} if anonymous else {}
+            self.volumes.create(api.VolumeSpec(name, labels))
+
+    # ---- start
+
+    def start(self, id: str, stdin: str = "null", stdio: tuple[int, int, int] | None = None) -> None:
+        with self._lock(id):
+            record = self.store.get(id)
+            if self.store.live_pid(id):
+                return
+            self.settle(id)
+            self.store.set_intent(id, "")
+            self._forget_run(record)
+            try:
+                self._launch(record, stdin, stdio)
+            except EngineError as error:
+                self._give_back(record)
+                failed = api.Run(time.time(), time.time(), getattr(error, "exit_code", 125))
+                self.store.close_run(id, failed)
+                raise
+
+    def _launch(self, record: ContainerRecord, stdin: str, stdio: tuple[int, int, int] | None) -> None:
+        id, spec = record.id, record.spec
+        image = self.images.get(record.image_id)
+        if image is None:
+            raise NotFound(f'cannot start container "{spec.name}": its image {record.image_id} is gone')
+        config = image_config(image)
+        run = self.layout.run_container(id)
+        os.makedirs(run, mode=0o700, exist_ok=True)
+        self.store.open_run(id)
+        rootfs = Rootfs(self.layout.container(id), self.images.lower_dirs(image))
+        identity = resolve_user(
+            spec.user if spec.user is not None else config.get("User") or "", spec.group_add, rootfs.read_text
+        )
+        hostname = spec.hostname or id[:12]
+        ports: list[api.Port] = []
+        interfaces: list[dict[str, Any]] = []
+        if spec.network_mode == "bridge" and spec.networks:
+            ports = self.networks.reserve_ports(id, list(spec.ports), record.group) if spec.ports else []
+            interfaces = self.networks.attach(id, spec.networks)
+        write_json(f"{run}/net", {"interfaces": interfaces, "ports": [_port_json(port) for port in ports]})
+        texts = self._texts(record, hostname, interfaces)
+        security = SecurityOptions(spec.security_opt, spec.privileged)
+        caps = frozenset(capabilities.resolve(list(spec.cap_add), list(spec.cap_drop), spec.privileged))
+        profile = None if security.seccomp in (None, "unconfined") else security.seccomp
+        filter_path = "" if security.seccomp == "unconfined" else seccomp.bpf_for(self.layout, caps, profile)
+        request = launch_request(
+            id, spec, config, identity,
+            hostname=hostname,
+            rootfs=rootfs.prepare(),
+            mounts=container_mounts(record, rootfs, self.volumes, self.layout, texts),
+            interfaces=interfaces,
+            seccomp=filter_path,
+            log={
+                "dir": f"{self.layout.container(id)}/log",
+                "max_size": spec.log_max_size,
+                "max_files": spec.log_max_files,
+            },
+            stdin="pty" if spec.tty else stdin,
+        )  # fmt: skip
+        write_json(f"{run}/request.json", request)
+        self.client.start(id, stdio)
+        if interfaces:
+            self.networks.publish(id, self._endpoint(record, interfaces, ports))
+
+    def _texts(self, record: ContainerRecord, hostname: str, interfaces: list[dict[str, Any]]) -> dict[str, str]:
+        spec = record.spec
+        if spec.network_mode == "host":
+            return {}
+        hosts, resolv = self.networks.hosts_and_resolv(
+            record.id, hostname, spec.domainname, spec.extra_hosts, spec.dns, interfaces
+        )
+        return {"/etc/hosts": hosts, "/etc/resolv.conf": resolv, "/etc/hostname": hostname + "\n"}
+
+    def _endpoint(
+        self, record: ContainerRecord, interfaces: list[dict[str, Any]], ports: list[api.Port]
+    ) -> Endpoint:
+        own = (record.name, record.name.rpartition("/")[2], record.id[:12], record.spec.hostname)
+        return Endpoint(
+            names={
+                attachment.network: list(dict.fromkeys(name for name in (*attachment.aliases, *own) if name))
+                for attachment in record.spec.networks
+            },
+            addresses=network_addresses(record.spec.networks, interfaces),
+            ports=tuple(ports),
+            health="starting" if self.health_check(record) else "none",
+            group=record.group,
+        )
+
+    def _forget_run(self, record: ContainerRecord) -> None:
+        """Fold the former run into the record and clear its run-time files and claims."""
+        self.store.close_run(record.id)
+        if record.spec.networks:
+            self.networks.detach(record.id)
+        run = self.layout.run_container(record.id)
+        for name in ("exit", "meta", "request.json", "net", "health", "paused"):
+            try:
+                os.unlink(f"{run}/{name}")
+            except FileNotFoundError:
+                pass
+
+    def _give_back(self, record: ContainerRecord) -> None:
+        if record.spec.networks:
+            self.networks.detach(record.id)
+            self.networks.release_ports(record.id)
+
+    def settle(self, id: str) -> None:
+        """When the process is gone without an exit record, have the supervisor (a new one, if need be) write it."""
+        if not self.store.exit_is_pending(id):
+            return
+        deadline = time.monotonic() + 5.0
+        self.client.running()
+        while self.store.exit_is_pending(id) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    # ---- stop, kill, pause
+
+    def stop(self, id: str, grace: float | None = None, by_hand: bool = False) -> None:
+        self.store.get(id)
+        if by_hand:
+            self.store.set_intent(id, "stop")
+        with self._lock(id):
+            record = self.store.get(id)
+            if not self.store.live_pid(id):
+                self.settle(id)
+                self._end(record)
+                return
+            self._withdraw(record)
+            if os.path.exists(self.store.run_file(id, "paused")):
+                self.unpause(id)
+            image = self.images.get(record.image_id)
+            config = image_config(image) if image else {}
+            self._signal(id, signal_number(record.spec.stop_signal or config.get("StopSignal")))
+            if self.wait(id, record.spec.stop_grace if grace is None else grace) is None:
+                self._signal(id, signal.SIGKILL)
+                if self.wait(id, KILL_DEADLINE) is None:
+                    raise Unavailable(
+                        f'cannot stop container "{record.name}": it does not die',
+                        "a process of it hangs in the kernel",
+                    )
+            self._end(record)
+
+    def _withdraw(self, record: ContainerRecord) -> None:
+        """Take it from names and ports before it hears of its end, so that no new request reaches it."""
+        if record.spec.networks:
+            self.networks.withdraw(record.id)
+
+    def _end(self, record: ContainerRecord) -> None:
+        self.store.close_run(record.id)
+        if record.spec.networks:
+            self.networks.detach(record.id)
+
+    def _signal(self, id: str, number: int) -> None:
+        try:
+            self.client.signal(id, number)
+        except NotFound:
+            pass
+
+    def kill(self, id: str, name: str, by_hand: bool = False) -> None:
+        record = self.store.get(id)
+        if not self.store.live_pid(id):
+            raise Conflict(f'cannot kill container "{record.name}": it is not running')
+        number = signal_number(name)
+        if by_hand and number == signal.SIGKILL:
+            self.store.set_intent(id, "stop")
+        self.client.signal(id, number)
+
+    def pause(self, id: str) -> None:
+        record = self.store.get(id)
+        if not self.store.live_pid(id):
+            raise Conflict(f'cannot pause container "{record.name}": it is not running')
+        self.client.freeze(id)
+        write_json(self.store.run_file(id, "paused"), {"time": time.time()})
+
+    def unpause(self, id: str) -> None:
+        self.store.get(id)
+        self.client.thaw(id)
+        try:
+            os.unlink(self.store.run_file(id, "paused"))
+        except FileNotFoundError:
+            pass
+
+    def wait(self, id: str, timeout: float | None) -> api.Run | None:
+        """The finished run; at once when none runs. A container that never ran counts as an error."""
+        if not self.store.live_pid(id):
+            self.settle(id)
+            runs = self.store.runs(id)[1]
+            if not runs:
+                raise Conflict(f'cannot wait for container "{id[:12]}": it was never started')
+            return runs[-1]
+        try:
+            record = self.client.wait(id, timeout)
+        except NotFound:
+            record = read_json(self.store.run_file(id, "exit"))
+        if record is None:
+            return None
+        return run_from_exit(record, record.get("started_at", 0.0))
+
+    # ---- remove
+
+    def remove(self, id: str, force: bool = False) -> None:
+        with self._lock(id):
+            try:
+                record = self.store.get(id)
+            except NotFound:
+                self._forget_lock(id)
+                return
+            if self.store.live_pid(id):
+                if not force:
+                    raise Conflict(
+                        f'cannot remove container "{record.name}": it is running', "stop it first, or use --force"
+                    )
+                self._withdraw(record)
+                if os.path.exists(self.store.run_file(id, "paused")):
+                    self.client.thaw(id)
+                self._signal(id, signal.SIGKILL)
+                if self.wait(id, KILL_DEADLINE) is None:
+                    raise Unavailable(f'cannot remove container "{record.name}": it does not die')
+            else:
+                self.settle(id)
+            self._give_back(record)
+            self.store.discard(id)
+            for name in record.anonymous:
+                self.volumes.remove(name)
+        self._forget_lock(id)
+
+    def _lock(self, id: str) -> Any:
+        return locked(f"{self.layout.locks}/container-{id}", timeout=120.0)
+
+    def _forget_lock(self, id: str) -> None:
+        """A removed container's lock may go: whoever waits for it finds no container afterwards."""
+        try:
+            os.unlink(f"{self.layout.locks}/container-{id}")
+        except FileNotFoundError:
+            pass
+
+    # ---- repair and health
+
+    def repair(self, id: str) -> None:
+        record = self.store.get(id)
+        pid = self.store.live_pid(id)
+        if not pid:
+            return
+        self.client.update(id, resources_request(record.spec.resources))
+        if record.spec.networks:
+            self.networks.repair_container(id, pid)
+
+    def health_check(self, record: ContainerRecord) -> api.HealthCheck | None:
+        image = self.images.get(record.image_id)
+        return health_check(record.spec, image_config(image) if image else {})
+
+    def set_health(self, id: str, health: api.Health, detail: str) -> None:
+        record = self.store.get(id)
+        if not self.store.live_pid(id):
+            return
+        before = read_json(self.store.run_file(id, "health"))
+        write_json(self.store.run_file(id, "health"), {"health": health, "detail": detail[-500:], "time": time.time()})
+        if record.spec.networks and (before is None or before["health"] != health):
+            self.networks.set_health(id, health)
+
+    def collect(self) -> None:
+        """Half-made records of dead processes, run directories without a record, finished --rm containers."""
+        for name in os.listdir(self.layout.containers):
+            if name.startswith(".new-"):
+                _, pid, started, _ = name[1:].split("-", 3)
+                if process_start_time(int(pid)) != int(started):
+                    shutil.rmtree(f"{self.layout.containers}/{name}", ignore_errors=True)
+        for record in self.store.all():
+            if record.spec.auto_remove and self.store.runs(record.id)[1] and not self.store.live_pid(record.id):
+                self.remove(record.id)
+
+
+def image_config(image: ImageRecord) -> dict[str, Any]:
+    return image.config.get("config") or {}
+
+
+def check_spec(spec: api.ContainerSpec, config: dict[str, Any]) -> None:
+    """Everything in the spec that can be refused before anything is made."""
+    argument_vector(spec, config)
+    signal_number(spec.stop_signal or config.get("StopSignal"))
+    SecurityOptions(spec.security_opt, spec.privileged)
+    capabilities.resolve(list(spec.cap_add), list(spec.cap_drop), spec.privileged)
+    for mount in spec.mounts:
+        if mount.kind == "bind" and not os.path.exists(mount.source):
+            raise InvalidSpec(
+                f'cannot create container "{spec.name}": bind source {mount.source} does not exist',
+                "create it first; a missing bind source is never made up",
+            )
+    targets = [os.path.normpath(mount.target) for mount in spec.mounts]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise InvalidSpec(f'cannot create container "{spec.name}": two mounts at {target}')
+
+
+def network_addresses(
+    attachments: tuple[api.Attachment, ...], interfaces: list[dict[str, Any]]
+) -> dict[str, list[str]]:
+    """Network name -> bare addresses, in the order of the attachments."""
+    return {
+        attachment.network: [address.partition("/")[0] for address in interface["addresses"]]
+        for attachment, interface in zip(attachments, interfaces, strict=True)
+    }
+
+
+def _port_json(port: api.Port) -> dict[str, Any]:
+    return {
+        "container_port": port.container_port,
+        "host_port": port.host_port,
+        "protocol": port.protocol,
+        "host_ip": port.host_ip,
+    }
+
+
+def _with_source(mount: api.Mount, source: str) -> api.Mount:
+    return dataclasses.replace(mount, source=source)
+
+
+def _with_mounts(spec: api.ContainerSpec, mounts: tuple[api.Mount, ...]) -> api.ContainerSpec:
+    return dataclasses.replace(spec, mounts=mounts)

@@ -1,0 +1,382 @@
+"""The container engine on one state root: the composition of images, networks, volumes and containers.
+
+There is no daemon: every process that constructs an Engine works on the same files, kernel objects and supervisor.
+See `runtime.api.Engine` for what each method promises.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import os
+import platform
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from runtime import api
+from runtime.container.lifecycle import Lifecycle
+from runtime.container.store import ContainerRecord, ContainerStore, read_json
+from runtime.errors import DiskFull, EngineError, InvalidSpec, NotFound, Unsupported
+from runtime.image.store import ImageStore
+from runtime.layout import Layout
+from runtime.network import Networks
+from runtime.supervise.client import SupervisorClient
+from runtime.volume import Volumes
+
+if TYPE_CHECKING:
+    from runtime.container.exec import Executor
+
+
+@contextmanager
+def translated(action: str) -> Iterator[None]:
+    """What the kernel or the disk refuses becomes one of the engine's own kinds."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"cannot {action}: no space left on the state root's disk", "free some, then repeat") from error
+        if error.errno in (errno.EPERM, errno.EACCES) and os.geteuid() != 0:
+            raise Unsupported(f"cannot {action}: root privileges are needed", "run as root") from error
+        raise EngineError(f"cannot {action}: {error.strerror or error}") from error
+
+
+class Engine:
+    """Implements `runtime.api.Engine`. Cheap to construct; the state root is made by the first use."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        with translated(f'open the state root "{layout.root}"'):
+            layout.create()
+        self.client = SupervisorClient(layout)
+        self.images = ImageStore(layout)
+        self.store = ContainerStore(layout)
+        self.networks = Networks(layout, self.client)
+        self.volumes = Volumes(layout)
+        self.lifecycle = Lifecycle(layout, self.store, self.images, self.networks, self.volumes, self.client)
+
+    @cached_property
+    def executor(self) -> Executor:
+        from runtime.container.exec import Executor
+
+        return Executor(self.lifecycle)
+
+    def snapshot(self, deep: bool = True) -> api.Snapshot:
+        from runtime.observe import Observer
+
+        with translated("look at the state root"):
+            observer = Observer(self.layout, self.store, self.images, self.networks)
+            records = self.store.all()
+            for record in records:
+                if self.store.exit_is_pending(record.id):
+                    self.lifecycle.settle(record.id)
+            return api.Snapshot(
+                containers=tuple(observer.container(record, deep) for record in records),
+                images=tuple(self.images.info(record) for record in self.images.list()),
+                networks=tuple(self.networks.list(deep=deep)),
+                volumes=observer.volumes(self.volumes.list(), records),
+            )
+
+    # ---- images
+
+    def make_image(
+        self, name: str, request: api.ImageRequest, labels: api.Labels, declared: api.Json, progress: api.Progress
+    ) -> api.ImageInfo:
+        with translated(f'make image "{name}"'):
+            if isinstance(request, api.BuildRequest):
+                record = self._build(name, request, labels, declared, progress)
+            elif isinstance(request, api.BootstrapRequest):
+                from runtime.image.bootstrap import bootstrap
+
+                record = bootstrap(self.images, request, name, labels, declared, progress)
+            else:
+                from runtime.image.archive import load
+
+                record = load(self.images, request, name, labels, declared, progress)
+            return self.images.info(record)
+
+    def _build(
+        self, name: str, request: api.BuildRequest, labels: api.Labels, declared: api.Json, progress: api.Progress
+    ) -> Any:
+        from runtime.build.builder import build
+        from runtime.container.step import run_step
+
+        def step(
+            lowers: list[str], upper: str, work: str, argv: list[str], env: list[str], cwd: str, user: str,
+            network: str, output: Callable[[bytes], None], timeout: float | None,
+        ) -> int:  # fmt: skip
+            return run_step(self.lifecycle, lowers, upper, work, argv, env, cwd, user, network, output, timeout)
+
+        return build(self.images, request, name, labels, declared, progress, step, self.layout)
+
+    def find_image(self, name: str) -> api.ImageInfo | None:
+        record = self.images.get(name)
+        return self.images.info(record) if record else None
+
+    def tag_image(self, name: str, new_name: str) -> None:
+        with translated(f'tag image "{name}"'):
+            self.images.tag(name, new_name)
+
+    def remove_image(self, name: str, force: bool = False) -> None:
+        with translated(f'remove image "{name}"'):
+            record = self.images.get(name)
+            if record is None:
+                return
+            users = [container.name for container in self.store.all() if container.image_id == record.id]
+            if users and not force and len(record.names) <= 1:
+                from runtime.errors import Conflict
+
+                raise Conflict(f'cannot remove image "{name}": container "{users[0]}" uses it', "or use --force")
+            self.images.remove(name, force)
+            if not users:
+                self.collect_images(())
+
+    def collect_images(self, keep: Sequence[str]) -> int:
+        with translated("collect images"):
+            return self.images.collect([*keep, *(record.image_id for record in self.store.all())])
+
+    def context_digest(self, request: api.BuildRequest) -> str:
+        from runtime.build.context import context_digest
+
+        with translated(f'read the build context "{request.context}"'):
+            return context_digest(request, cache_dir=self.layout.build_cache)
+
+    # ---- networks
+
+    def create_network(self, spec: api.NetworkSpec) -> api.NetworkInfo:
+        with translated(f'create network "{spec.name}"'):
+            return self.networks.create(spec)
+
+    def check_network(self, spec: api.NetworkSpec) -> None:
+        with translated(f'check network "{spec.name}"'):
+            self.networks.check(spec)
+
+    def repair_network(self, name: str) -> None:
+        with translated(f'repair network "{name}"'):
+            self.networks.repair(name)
+
+    def remove_network(self, name: str) -> None:
+        with translated(f'remove network "{name}"'):
+            users = [
+                record.name
+                for record in self.store.all()
+                if self.store.live_pid(record.id) and any(one.network == name for one in record.spec.networks)
+            ]
+            if users:
+                from runtime.errors import Conflict
+
+                raise Conflict(f'cannot remove network "{name}": container "{users[0]}" is on it', "stop it first")
+            self.networks.remove(name)
+
+    # ---- volumes
+
+    def create_volume(self, spec: api.VolumeSpec) -> api.VolumeInfo:
+        with translated(f'create volume "{spec.name}"'):
+            return self.volumes.create(spec)
+
+    def repair_volume(self, name: str) -> None:
+        with translated(f'repair volume "{name}"'):
+            self.volumes.repair(name)
+
+    def remove_volume(self, name: str) -> None:
+        with translated(f'remove volume "{name}"'):
+            for record in self.store.all():
+                if any(mount.kind == "volume" and mount.source == name for mount in record.spec.mounts):
+                    from runtime.errors import Conflict
+
+                    raise Conflict(
+                        f'cannot remove volume "{name}": container "{record.name}" mounts it', "remove it first"
+                    )
+            self.volumes.remove(name)
+
+    # ---- configs and secrets
+
+    def file_digest(self, content: bytes, secret: bool) -> str:
+        if not secret:
+            return hashlib.sha256(content).hexdigest()
+        return hmac.new(self._secret_key, content, "sha256").hexdigest()
+
+    @cached_property
+    def _secret_key(self) -> bytes:
+        """Keys the digests of secrets: a plain hash in a plan would let anyone guess short secrets."""
+        path = f"{self.layout.secrets}/.key"
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            pass
+        temporary = f"{path}.{os.getpid()}.{secrets.token_hex(4)}"
+        _write_durably(temporary, secrets.token_bytes(32))
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(temporary)
+        with open(path, "rb") as file:
+            return file.read()
+
+    def put_file(self, content: bytes, secret: bool) -> str:
+        with translated("keep a config or secret"):
+            digest = self.file_digest(content, secret)
+            path = f"{self.layout.secrets if secret else self.layout.configs}/{digest}"
+            if not os.path.exists(path):
+                temporary = f"{path}.{os.getpid()}.{secrets.token_hex(4)}"
+                _write_durably(temporary, content)
+                os.rename(temporary, path)
+            return digest
+
+    # ---- containers
+
+    def _find(self, reference: str) -> ContainerRecord:
+        return self.store.find(reference)
+
+    def create_container(self, spec: api.ContainerSpec) -> str:
+        with translated(f'create container "{spec.name}"'):
+            return self.lifecycle.create(spec)
+
+    def start_container(self, id: str) -> None:
+        with translated(f'start container "{id}"'):
+            self.lifecycle.start(self._find(id).id)
+
+    def start_attached(self, id: str, stdio: tuple[int, int, int]) -> int:
+        from runtime.container.foreground import run_foreground
+
+        with translated(f'start container "{id}"'):
+            return run_foreground(self.lifecycle, self._find(id), stdio)
+
+    def stop_container(self, id: str, grace: float | None = None, by_hand: bool = False) -> None:
+        with translated(f'stop container "{id}"'):
+            self.lifecycle.stop(self._find(id).id, grace, by_hand)
+
+    def kill_container(self, id: str, signal: str = "SIGKILL", by_hand: bool = False) -> None:
+        with translated(f'kill container "{id}"'):
+            self.lifecycle.kill(self._find(id).id, signal, by_hand)
+
+    def pause_container(self, id: str) -> None:
+        with translated(f'pause container "{id}"'):
+            self.lifecycle.pause(self._find(id).id)
+
+    def unpause_container(self, id: str) -> None:
+        with translated(f'unpause container "{id}"'):
+            self.lifecycle.unpause(self._find(id).id)
+
+    def remove_container(self, id: str, force: bool = False) -> None:
+        with translated(f'remove container "{id}"'):
+            try:
+                record = self._find(id)
+            except NotFound:
+                return
+            self.lifecycle.remove(record.id, force)
+
+    def repair_container(self, id: str) -> None:
+        with translated(f'repair container "{id}"'):
+            self.lifecycle.repair(self._find(id).id)
+
+    def relabel_container(self, id: str, labels: api.Labels, declared: api.Json) -> None:
+        with translated(f'relabel container "{id}"'):
+            self.store.relabel(self._find(id).id, dict(labels), declared)
+
+    def wait_container(self, id: str, timeout: float | None = None) -> api.Run | None:
+        with translated(f'wait for container "{id}"'):
+            return self.lifecycle.wait(self._find(id).id, timeout)
+
+    def set_health(self, id: str, health: api.Health, detail: str = "") -> None:
+        with translated(f'record the health of container "{id}"'):
+            try:
+                self.lifecycle.set_health(self._find(id).id, health, detail)
+            except NotFound:
+                return
+
+    def exec_capture(self, id: str, spec: api.ExecSpec, timeout: float) -> api.ExecResult:
+        with translated(f'exec in container "{id}"'):
+            return self.executor.capture(self._find(id).id, spec, timeout)
+
+    def exec_attached(self, id: str, spec: api.ExecSpec, stdio: tuple[int, int, int]) -> int:
+        with translated(f'exec in container "{id}"'):
+            return self.executor.attached(self._find(id).id, spec, stdio)
+
+    def logs(
+        self, id: str, follow: bool = False, since: float = 0.0, until: float = 0.0, tail: int = -1
+    ) -> Iterator[api.LogLine]:
+        from runtime.supervise.logfile import read_log
+
+        record = self._find(id)
+        directory = f"{self.layout.container(record.id)}/log"
+
+        def alive() -> bool:
+            return bool(self.store.live_pid(record.id))
+
+        for time, stream, line in read_log(directory, follow, since, until, tail, alive):
+            yield api.LogLine(time, "stdout" if stream == 1 else "stderr", line)
+
+    def events(self, stop: Callable[[], bool]) -> Iterator[api.Event]:
+        from runtime.container.events import watch_events
+
+        yield from watch_events(self.client, self.store, stop)
+
+    # ---- host
+
+    def preflight(self, ports: Sequence[api.Port], labels: api.Labels) -> list[str]:
+        group = f"{labels.get('holdfast.stack')}/{labels.get('holdfast.resource')}"
+        return self.networks.busy_ports(ports, group)
+
+    def info(self) -> api.Json:
+        from runtime.system import describe_host
+
+        return describe_host(self.layout, self.networks)
+
+    def disk_usage(self) -> api.Json:
+        from runtime.system import disk_usage
+
+        with translated("measure the state root"):
+            return disk_usage(self.layout, self.images, self.store)
+
+    def collect_garbage(self) -> None:
+        from runtime.cgroup import sweep_cgroups
+        from runtime.container.step import collect_steps
+        from runtime.system import empty_trash
+
+        with translated("clean the state root"):
+            self.images.recover()
+            self.lifecycle.collect()
+            collect_steps(self.lifecycle)
+            live = self.live_ids()
+            self.networks.collect_garbage(live)
+            sweep_cgroups(self.layout.cgroup, live)
+            empty_trash(self.layout)
+            self.client.shutdown_if_idle()
+
+    def live_ids(self) -> set[str]:
+        """Every container and build step with a live process."""
+        try:
+            names = os.listdir(self.layout.run_containers)
+        except FileNotFoundError:
+            return set()
+        return {name for name in names if self.store.live_pid(name)}
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def _write_durably(path: str, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, content)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def require_linux_root() -> None:
+    """Raises Unsupported where the engine cannot work at all."""
+    if platform.system() != "Linux":
+        raise Unsupported(f"cannot run containers on {platform.system()}: the engine needs Linux")
+    if os.geteuid() != 0:
+        raise Unsupported("cannot run containers: root privileges are needed", "run as root")
+
+
+__all__ = ["Engine", "InvalidSpec", "read_json", "require_linux_root"]
