@@ -198,9 +198,9 @@ class Generations:
     def previous_good(self, stack: str) -> Generation | None:
         """The newest converged generation before the wanted one: where `rollback` goes when none is named."""
         rows = self._read(
-            f"{_WITH_DESIRED} WHERE stack = ? AND wanted = 0 AND result = 'converged' AND number <"
-            " (SELECT number FROM generations WHERE stack = ? AND wanted = 1) ORDER BY number DESC LIMIT 1",  # noqa: S608
-            (stack, stack),
+            f"{_WITH_DESIRED} WHERE stack = :stack AND wanted = 0 AND result = 'converged' AND number <{_WANTED_NUMBER}"
+            " ORDER BY number DESC LIMIT 1",
+            {"stack": stack},
         )
         return _generation(rows[0]) if rows else None
 
@@ -308,7 +308,7 @@ class Generations:
             self._connection = db
         return self._connection
 
-    def _read(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    def _read(self, sql: str, values: Any) -> list[tuple[Any, ...]]:
         with self._mutex, _translated("read", self.path):
             if self._connection is None and not os.path.exists(self.path):
                 return []
@@ -333,6 +333,7 @@ class Generations:
 
 _COLUMNS = "stack, number, created_at, finished_at, revision, source, digest, result, problem, wanted, images"
 _SUMMARY = f"SELECT {_COLUMNS} FROM generations"  # noqa: S608
+_WANTED_NUMBER = " (SELECT number FROM generations WHERE stack = :stack AND wanted = 1)"
 _WITH_DESIRED = f"SELECT {_COLUMNS}, desired FROM generations"  # noqa: S608
 
 

@@ -1,9 +1,9 @@
 """Runs health checks inside containers, as Compose words them, and tells the engine each changed verdict.
 
-While a container is starting it is probed often (at once, then at steps that grow from 0.1 s to 1 s and
-are never longer than `start_interval` or `interval`), so that an interval of 30 s does not make an apply wait for it. These
-extra probes can only find a container healthy: a failure counts towards `retries` no earlier, and no more often, than
-the declared `start_period` and `interval` would have let it.
+While a container is starting it is probed often (at once, then at steps that grow from 0.1 s to 1 s and are never
+longer than `start_interval` or `interval`), so that an interval of 30 s does not make an apply wait for it. These extra
+probes can only find a container healthy: a failure counts towards `retries` no earlier, and no more often, than the
+declared `start_period` and `interval` would have let it.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Prober:
         self._details: dict[str, str] = {}
         self._runs: dict[str, float] = {}
         self._generation: dict[str, int] = {}
-        """Numbers each id's courses: a result that arrives after `forget` and `watch` is not taken for the new one's."""
+        """Numbers each id's courses: a verdict that comes after `forget` and `watch` is not taken for the new run's."""
         self._numbers = itertools.count()
         self._due: list[tuple[float, int, str]] = []
         self._ready: list[tuple[str, int]] = []
@@ -194,7 +194,7 @@ class Prober:
         *,
         started_at: float = 0.0,
     ) -> tuple[Health, str]:
-        """Wait for a verdict: "healthy", "unhealthy", "unknown" when it is gone; "starting" when time is up or `stop()`.
+        """Wait for a verdict: "healthy", "unhealthy"; "unknown" when gone, "starting" when time is up or `stop()`.
 
         A container without a check is ("none", "") at once. The watch goes on afterwards.
         """
