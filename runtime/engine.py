@@ -38,7 +38,9 @@ def translated(action: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"cannot {action}: no space left on the state root's disk", "free some, then repeat") from error
+            raise DiskFull(
+                f"cannot {action}: no space left on the state root's disk", "free some, then repeat"
+            ) from error
         if error.errno in (errno.EPERM, errno.EACCES) and os.geteuid() != 0:
             raise Unsupported(f"cannot {action}: root privileges are needed", "run as root") from error
         raise EngineError(f"cannot {action}: {error.strerror or error}") from error

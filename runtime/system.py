@@ -66,9 +66,7 @@ def disk_usage(layout: Layout, images: ImageStore, store: ContainerStore) -> dic
             }
             for record in store.all()
         },
-        "volumes": {
-            name: tree_size(f"{layout.volumes}/{name}/_data") for name in sorted(os.listdir(layout.volumes))
-        },
+        "volumes": {name: tree_size(f"{layout.volumes}/{name}/_data") for name in sorted(os.listdir(layout.volumes))},
         "build_cache": tree_size(layout.build_cache),
         "trash": tree_size(layout.trash),
     }

@@ -37,7 +37,9 @@ class Executor:
         rootfs = Rootfs(self.layout.container(record.id), lowers)
         spec = record.spec
         user = wanted.user if wanted.user is not None else spec.user
-        identity = resolve_user(user if user is not None else config.get("User") or "", spec.group_add, rootfs.read_text)
+        identity = resolve_user(
+            user if user is not None else config.get("User") or "", spec.group_add, rootfs.read_text
+        )
         values = dict(
             item.partition("=")[::2]
             for item in environment(spec, config, spec.hostname or record.id[:12], identity.home)

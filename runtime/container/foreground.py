@@ -64,7 +64,8 @@ def forwarded_signals(lifecycle: Lifecycle, id: str) -> Iterator[None]:
         yield
         return
     former = {
-        number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+        number: signal.signal(number, forward)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     }
     try:
         yield

@@ -23,7 +23,15 @@ from runtime.container.spec import (
     resources_request,
     signal_number,
 )
-from runtime.container.store import ContainerRecord, ContainerStore, new_id, process_start_time, read_json, run_from_exit, write_json
+from runtime.container.store import (
+    ContainerRecord,
+    ContainerStore,
+    new_id,
+    process_start_time,
+    read_json,
+    run_from_exit,
+    write_json,
+)
 from runtime.container.users import resolve_user
 from runtime.errors import Conflict, EngineError, InvalidSpec, NotFound, Unavailable
 from runtime.image.store import ImageRecord, ImageStore
@@ -175,9 +183,7 @@ class Lifecycle:
         )
         return {"/etc/hosts": hosts, "/etc/resolv.conf": resolv, "/etc/hostname": hostname + "\n"}
 
-    def _endpoint(
-        self, record: ContainerRecord, interfaces: list[dict[str, Any]], ports: list[api.Port]
-    ) -> Endpoint:
+    def _endpoint(self, record: ContainerRecord, interfaces: list[dict[str, Any]], ports: list[api.Port]) -> Endpoint:
         own = (record.name, record.name.rpartition("/")[2], record.id[:12], record.spec.hostname)
         return Endpoint(
             names={

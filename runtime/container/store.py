@@ -1,10 +1,10 @@
 """What is known of containers: durable records below the root, run-time records below the run directory.
 
-    <root>/containers/<id>/container.json   the spec as created, labels, declared (replaced by rename only)
-                           runs.json        starts, and the last 20 runs; an open run has finished_at 0
-                           intent           "stop" while a person wants it stopped
-                           upper work merged log files
-    <run>/containers/<id>/  request.json meta exit out err    (supervisor), net health paused hosts resolv secrets
+<root>/containers/<id>/container.json   the spec as created, labels, declared (replaced by rename only)
+                       runs.json        starts, and the last 20 runs; an open run has finished_at 0
+                       intent           "stop" while a person wants it stopped
+                       upper work merged log files
+<run>/containers/<id>/  request.json meta exit out err    (supervisor), net health paused hosts resolv secrets
 """
 
 from __future__ import annotations
@@ -154,9 +154,7 @@ class ContainerStore:
     ) -> ContainerRecord:
         """Make the container's directory appear whole, by one rename."""
         id = id or new_id()
-        record = ContainerRecord(
-            id, spec, image_id, time.time(), dict(spec.labels), spec.declared, anonymous
-        )
+        record = ContainerRecord(id, spec, image_id, time.time(), dict(spec.labels), spec.declared, anonymous)
         own = process_start_time(os.getpid())
         temporary = f"{self.layout.containers}/.new-{os.getpid()}-{own}-{id}"
         os.mkdir(temporary, 0o711)
