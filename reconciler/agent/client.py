@@ -75,8 +75,8 @@ class AgentClient:
         `on_event` gets each Progress as JSON; the value is the Outcome as JSON.
         """
         body = {
-            "desired": desired, "revision": revision, "source": source, "prune": prune, "wait": wait, "timeout": timeout,
-            "lock_wait": lock_wait, "deletion_budget": deletion_budget, "expected": expected,
+            "desired": desired, "revision": revision, "source": source, "prune": prune, "wait": wait,
+            "timeout": timeout, "lock_wait": lock_wait, "deletion_budget": deletion_budget, "expected": expected,
         }  # fmt: skip
         return self._stream_outcome("/v1/apply", body, timeout + lock_wait, on_event)
 
@@ -114,7 +114,7 @@ class AgentClient:
 
     def _lines(self, method: str, target: str, body: Any, timeout: float | None) -> Iterator[dict[str, Any]]:
         with _translated(self.path):
-            # The agent sends a line at least every few seconds, so silence for `timeout` means that it hangs or is gone.
+            # The agent sends a line at least every few seconds; silence for `timeout` means that it hangs or is gone.
             connection = _UnixConnection(self.path, timeout if timeout is not None else self._timeout)
             try:
                 response = _send(connection, method, target, body)
@@ -228,7 +228,7 @@ def start_background(command: Sequence[str], log: str, socket_path: str, *, time
                 output.truncate(0)
             process = subprocess.Popen(
                 list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
-                env={name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")},
+                env={name: text for name, text in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")},
             )  # fmt: skip
     except OSError as error:
         raise Unavailable(f"cannot start the agent: {error.strerror}", f"is {log} writable?") from None

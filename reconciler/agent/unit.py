@@ -22,7 +22,6 @@ def unit_text(executable: str, root: str, arguments: Sequence[str] = ()) -> str:
     return f"""\
 [Unit]
 Description=Holdfast host agent
-Documentation=man:holdfast(1)
 After=network.target local-fs.target time-sync.target
 RequiresMountsFor={_quote(root)}
 StartLimitIntervalSec=0
