@@ -116,7 +116,8 @@ class SupervisorClient:
             connection.close()
             wire.forget(path)
             raise
-        return ExecSession(self, id, key, int(answer["pid"]), connection, received[0] if received else -1)
+        master = received[0] if received else -1
+        return ExecSession(self, id, key, int(answer["pid"]), connection=connection, master=master)
 
     def running(self) -> list[str]:
         """Ids of running containers. Starts a supervisor, which first writes the exit records that are owed."""
@@ -276,7 +277,7 @@ class ExecSession:
     """One program run inside a container; losing this object or its process does not end the program."""
 
     def __init__(
-        self, client: SupervisorClient, id: str, key: str, pid: int, connection: socket.socket, master: int
+        self, client: SupervisorClient, id: str, key: str, pid: int, *, connection: socket.socket, master: int
     ) -> None:
         self._client = client
         self._connection: socket.socket | None = connection

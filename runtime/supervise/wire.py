@@ -43,8 +43,8 @@ def _refuse(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_scan = _json.make_scanner(_Scanner())  # type: ignore[attr-defined]
-_encode = _json.make_encoder(None, _refuse, _json.encode_basestring_ascii, None, ":", ",", False, False, False)  # type: ignore[attr-defined]
+_scan = _json.make_scanner(_Scanner())  # type: ignore[arg-type]
+_encode = _json.make_encoder(None, _refuse, _json.encode_basestring_ascii, None, ":", ",", False, False, False)
 
 
 def encode(value: object) -> bytes:
