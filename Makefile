@@ -84,7 +84,7 @@ bench: test-setup ## the figures the project owes, beside its peers where they a
 	@$(BIN)/python -m tests.bench
 
 schemas: test-setup ## write schemas/json from the models
-	@$(BIN)/python -m schemas
+	@$(BIN)/python -m schemas.generate
 
 lock: ## requirements.txt and requirements-dev.txt from pyproject.toml, with hashes
 	@mkdir -p build

@@ -30,7 +30,7 @@ HOME_OF_PACKAGE = {
     "backports": ("runtime.image.layer",),
     "click": ("reconciler.cli",),
     "rich": ("reconciler.cli",),
-    "pydantic": ("schemas", "reconciler.manifest"),
+    "pydantic": ("schemas", "reconciler.manifest", "reconciler.agent.server"),
     "pyseccomp": ("runtime.sandbox",),
 }
 
