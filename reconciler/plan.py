@@ -60,7 +60,9 @@ class Action:
     """One step. `index` is the replica (0 for what is no container), `object_id` the existing object it acts on.
 
     `successor`: a container that an interrupted replacement has already created. `after`: ids of the actions that must
-    have been done before; a failure of one of them skips this one. `pruned` counts towards the deletion budget.
+    have been done before; a failure of one of them skips this one, except of those in `tolerates`. `delay` seconds pass
+    between its predecessors and itself. `pruned` counts towards the deletion budget. `was_live`: its container ran, and
+    is to run again when its replacement fails. `fresh`: an image is made without what earlier builds left in the cache.
     """
 
     id: int
@@ -78,6 +80,9 @@ class Action:
     grace: float | None = None
     delay: float = 0.0
     pruned: bool = False
+    tolerates: tuple[int, ...] = ()
+    was_live: bool = False
+    fresh: bool = False
 
     @property
     def target(self) -> str:
@@ -176,9 +181,8 @@ def from_json(value: Json) -> Plan:
 def _action(item: dict[str, Any]) -> Action:
     waits = tuple(Wait(**{**one, "key": _key(one["key"]), "ids": tuple(one["ids"])}) for one in item["waits"])
     reasons = tuple(Reason(**one) for one in item["reasons"])
-    return Action(
-        **{**item, "key": _key(item["key"]), "waits": waits, "reasons": reasons, "after": tuple(item["after"])}
-    )
+    numbers = {"after": tuple(item["after"]), "tolerates": tuple(item["tolerates"])}
+    return Action(**{**item, **numbers, "key": _key(item["key"]), "waits": waits, "reasons": reasons})
 
 
 def _key(text: str) -> Key:
