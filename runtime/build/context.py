@@ -17,7 +17,8 @@ from typing import Any
 
 from runtime.api import BuildRequest
 from runtime.build.dockerignore import Ignore, parse_ignore
-from runtime.build.instructions import Copy, Onbuild, parse, parse_trigger
+from runtime.build.instructions import Copy, Onbuild
+from runtime.build.parse import parse, parse_trigger
 from runtime.build.sources import Item, SourceTree, open_tree
 from runtime.build.stages import BuildPlan, plan_build
 from runtime.errors import InvalidSpec

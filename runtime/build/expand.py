@@ -51,18 +51,19 @@ class _Reader:
         self,
         text: str,
         env: Mapping[str, str],
-        escape: str,
-        raw_quotes: bool,
-        raw_escapes: bool,
-        quotes: bool,
-        keep_unset: bool,
+        escape: str = "\\",
+        *,
+        raw: bool = False,
+        quotes: bool = True,
+        keep_unset: bool = False,
     ) -> None:
+        """`raw` keeps quotes and escapes in the result; without `quotes` they are plain characters."""
         self.text = text
         self.at = 0
         self.env = env
         self.escape = escape
-        self.raw_quotes = raw_quotes
-        self.raw_escapes = raw_escapes
+        self.raw_quotes = raw
+        self.raw_escapes = raw
         self.quotes = quotes
         self.keep_unset = keep_unset
         self.depth = 0
@@ -261,14 +262,14 @@ def shell_pattern(pattern: str, greedy: bool) -> re.Pattern[str]:
 
 def expand(word: str, env: Mapping[str, str], escape: str = "\\", quotes: bool = True) -> str:
     """One word: quotes and escapes removed (kept as plain characters with `quotes=False`), variables replaced."""
-    return _Reader(word, env, escape, False, False, quotes, False).read("", False)[0]
+    return _Reader(word, env, escape, quotes=quotes).read("", False)[0]
 
 
 def expand_words(word: str, env: Mapping[str, str], escape: str = "\\") -> list[str]:
     """As `expand`, then split at the spaces that no quote protects."""
-    return _Reader(word, env, escape, False, False, True, False).read("", False)[1]
+    return _Reader(word, env, escape).read("", False)[1]
 
 
 def split_words(text: str, raw: bool) -> list[str]:
     """Words of `text` with every variable left alone; with `raw` quotes and escapes are kept too."""
-    return _Reader(text, {}, "\\", raw, raw, True, True).read("", raw)[1]
+    return _Reader(text, {}, raw=raw, keep_unset=True).read("", raw)[1]

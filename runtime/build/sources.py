@@ -161,15 +161,16 @@ class SourceTree:
                     yield item
                 return
             yield item
-            yield from self._walk_below(folder, name or ".", path, "", state, [])
+            yield from self._walk_below(folder, item, path, state, [])
         finally:
             os.close(folder)
 
     def _walk_below(
-        self, parent: int, name: str, real: str, shown: str, state: State, hidden: list[tuple[str, str]]
+        self, parent: int, above: Item, real: str, state: State, hidden: list[tuple[str, str]]
     ) -> Iterator[Item]:
         """`hidden` are excluded directories on the way down, shown as soon as something below them is."""
-        folder = os.open(name, _FOLDER, dir_fd=parent)
+        folder = os.open(above.name, _FOLDER, dir_fd=parent)
+        shown = above.path
         try:
             with os.scandir(folder) as entries:
                 listed = sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in entries)
@@ -182,10 +183,10 @@ class SourceTree:
                     yield from self._reveal(hidden)
                     yield item
                     if is_dir:
-                        yield from self._walk_below(folder, child, path, item.path, inner, hidden)
+                        yield from self._walk_below(folder, item, path, inner, hidden)
                 elif is_dir and self.ignore.may_return_below(path):
                     hidden.append((item.path, path))
-                    yield from self._walk_below(folder, child, path, item.path, inner, hidden)
+                    yield from self._walk_below(folder, item, path, inner, hidden)
                     if hidden and hidden[-1] == (item.path, path):
                         hidden.pop()
         finally:
