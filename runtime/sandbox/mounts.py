@@ -1,0 +1,358 @@
+"""The file system that a container sees, put together in its own mount namespace and made its root.
+
+Nothing is mounted on the host: the kernel takes everything down with the container's last process, also after a
+kill -9 of us. Targets are resolved with openat2 beneath the new root, so that a symbolic link in an image cannot
+lead a mount out of it (CVE-2019-16884, CVE-2021-30465).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from runtime import syscalls
+from runtime.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, MS_STRICTATIME
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+GUARDED = MS_NOSUID | MS_NODEV | MS_NOEXEC
+PAGE = 4096
+
+DEVICES = (
+    ("null", os.makedev(1, 3)),
+    ("zero", os.makedev(1, 5)),
+    ("full", os.makedev(1, 7)),
+    ("random", os.makedev(1, 8)),
+    ("urandom", os.makedev(1, 9)),
+    ("tty", os.makedev(5, 0)),
+)
+LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+FLAG_OF_OPTION = {
+    "ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC, "noatime": 1024, "sync": 16,
+}  # fmt: skip
+CLEARED_BY_OPTION = {"rw": MS_RDONLY, "suid": MS_NOSUID, "dev": MS_NODEV, "exec": MS_NOEXEC}
+PROPAGATION = {"private": syscalls.MS_PRIVATE, "slave": syscalls.MS_SLAVE, "shared": syscalls.MS_SHARED}
+
+
+class MountRefused(Exception):
+    """A mount that cannot be; the text names the target and says why."""
+
+
+class Root:
+    """The directory that becomes the container's root; opens and makes paths strictly beneath it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def open(self, path: str, *, directory: bool = True, links: bool = True) -> int:
+        """An O_PATH descriptor of `path`, made with its parents when absent. Links of an image may be forbidden."""
+        inside = os.path.normpath("/" + path)
+        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+        if not links:
+            resolve |= syscalls.RESOLVE_NO_SYMLINKS
+        try:
+            return self._open(inside, resolve)
+        except FileNotFoundError:
+            pass
+        parent = self.open(os.path.dirname(inside), links=links)
+        try:
+            name = os.path.basename(inside)
+            if directory:
+                os.mkdir(name, 0o755, dir_fd=parent)
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(name, flags, 0o644, dir_fd=parent))
+        except FileExistsError:
+            # Something is there that does not resolve: a link into nothing.
+            raise OSError(errno.ELOOP, "a symbolic link that leads nowhere", inside) from None
+        finally:
+            os.close(parent)
+        return self._open(inside, resolve)
+
+    def _open(self, inside: str, resolve: int) -> int:
+        return syscalls.openat2(self.fd, os.fsencode(inside), os.O_PATH, resolve)
+
+    def inside(self, fd: int) -> str:
+        """The path of `fd` as the container sees it."""
+        return os.readlink(f"/proc/self/fd/{fd}").removeprefix(self.path) or "/"
+
+
+def by_fd(fd: int) -> bytes:
+    """A path that means exactly what `fd` has open, whatever lies at its former path now."""
+    return b"/proc/self/fd/%d" % fd
+
+
+class Source:
+    """A bind mount's source, cloned while the host's paths and propagation are still there."""
+
+    def __init__(self, mount: dict[str, Any]) -> None:
+        self.mount = mount
+        recursive = syscalls.AT_RECURSIVE if mount.get("recursive") else 0
+        try:
+            self.tree = syscalls.open_tree(
+                syscalls.AT_FDCWD, os.fsencode(mount["source"]), syscalls.OPEN_TREE_CLONE | recursive
+            )
+        except OSError as error:
+            raise refused(mount["target"], f"source {mount['source']}", error) from None
+
+    def attach(self, root: Root) -> None:
+        mount = self.mount
+        recursive = bool(mount.get("recursive"))
+        try:
+            directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
+            target = root.open(mount["target"], directory=directory)
+            try:
+                check_target(root, target)
+                name = (mount.get("propagation") or "rprivate").removeprefix("r")
+                syscalls.mount_setattr(self.tree, 0, recursive=recursive, propagation=PROPAGATION[name])
+                if mount.get("read_only"):
+                    syscalls.mount_setattr(self.tree, syscalls.MOUNT_ATTR_RDONLY, recursive=recursive)
+                syscalls.move_mount(self.tree, target)
+            finally:
+                os.close(target)
+        except OSError as error:
+            raise refused(mount["target"], "", error) from None
+        finally:
+            os.close(self.tree)
+
+
+def refused(target: str, what: str, error: OSError) -> MountRefused:
+    cause = (error.strerror or str(error)).lower()
+    return MountRefused(f"mount {target}: {what + ': ' if what else ''}{cause}")
+
+
+def check_target(root: Root, fd: int) -> None:
+    """Nothing may cover /proc: programs and libraries of the container trust it (CVE-2019-19921)."""
+    inside = root.inside(fd)
+    if inside == "/proc" or inside.startswith("/proc/"):
+        raise OSError(errno.EPERM, "nothing may be mounted on /proc", inside)
+    if inside == "/":
+        raise OSError(errno.EBUSY, "nothing may be mounted on the root", inside)
+
+
+def mount_overlay(request: dict[str, Any]) -> str:
+    """Mount the layers at `merged` and return that path. `volatile`: no sync of the upper layer at the end."""
+    merged: str = request["merged"]
+    lowers, upper, work = request["lowers"], request["upper"], request["work"]
+    if not lowers:
+        _bind(upper, merged)
+        return merged
+    volatile = bool(request.get("volatile"))
+    if volatile:
+        _forget_volatile_mark(work)
+    options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work}" + (",volatile" if volatile else "")
+    plain = not any(character in path for character in ":,\\" for path in (*lowers, upper, work))
+    if plain and len(os.fsencode(options)) < PAGE:
+        syscalls.mount(b"overlay", os.fsencode(merged), b"overlay", 0, os.fsencode(options))
+    else:
+        _mount_overlay_by_parts(merged, lowers, upper, work, volatile)
+    if os.statvfs(merged).f_flag & os.ST_RDONLY:
+        # The kernel falls back silently when it cannot use the work directory.
+        raise MountRefused("mount /: the overlay came up read-only: its work directory is in use or cannot be written")
+    return merged
+
+
+def _mount_overlay_by_parts(merged: str, lowers: list[str], upper: str, work: str, volatile: bool) -> None:
+    """The new mount interface has no page limit for the whole and needs no escapes; mount(2) costs half as much."""
+    context = syscalls.fsopen(b"overlay")
+    try:
+        for lower in lowers:
+            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, b"lowerdir+", os.fsencode(lower))
+        for key, path in ((b"upperdir", upper), (b"workdir", work)):
+            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, os.fsencode(path))
+        if volatile:
+            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_FLAG, b"volatile")
+        syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
+        tree = syscalls.fsmount(context)
+    except OSError as error:
+        raise MountRefused(f"mount /: {len(lowers)} layers: {(error.strerror or '').lower()}") from None
+    finally:
+        os.close(context)
+    target = os.open(merged, os.O_PATH | os.O_CLOEXEC)
+    syscalls.move_mount(tree, target)
+    os.close(target)
+    os.close(tree)
+
+
+def _forget_volatile_mark(work: str) -> None:
+    """A volatile layer refuses a second mount until this mark is gone; after an unclean boot the engine makes anew."""
+    for path in (f"{work}/work/incompat/volatile", f"{work}/work/incompat"):
+        try:
+            os.rmdir(path)
+        except OSError:
+            continue
+
+
+def _bind(source: str, target: str) -> None:
+    syscalls.mount(os.fsencode(source), os.fsencode(target), None, MS_BIND | MS_REC)
+
+
+def enter_root(request: dict[str, Any], cgroup_mounts: list[tuple[str, bytes, bytes]]) -> None:
+    """Build the root and pivot into it; afterwards no path of the host can be named. Raises MountRefused, OSError."""
+    binds = {index: Source(mount) for index, mount in enumerate(request["mounts"]) if mount["kind"] == "bind"}
+    # Our mounts must not appear on the host. Slaves still see what the host mounts later, where somebody asked for it.
+    slave = any("slave" in (mount.get("propagation") or "") for mount in request["mounts"])
+    syscalls.mount(None, b"/", None, MS_REC | (syscalls.MS_SLAVE if slave else syscalls.MS_PRIVATE))
+    if request.get("rootfs"):
+        path = request["rootfs"]
+        _bind(path, path)
+    else:
+        path = mount_overlay(request)
+    if slave:
+        syscalls.mount(None, os.fsencode(path), None, syscalls.MS_PRIVATE)
+    root = Root(path)
+    privileged = bool(request.get("privileged"))
+    os.umask(0)
+    _mount_system(root, request, cgroup_mounts, privileged)
+    for index, mount in enumerate(request["mounts"]):
+        if index in binds:
+            binds[index].attach(root)
+        else:
+            _mount_new(root, mount)
+    os.fchdir(root.fd)
+    os.close(root.fd)
+    # The old root is put over the new one and taken off again: no directory for it is needed inside (pivot_root(2)).
+    syscalls.pivot_root(b".", b".")
+    syscalls.umount2(b".", syscalls.MNT_DETACH)
+    os.chdir("/")
+
+
+def close_paths(request: dict[str, Any]) -> None:
+    """Hide and freeze what shows or changes the host; last, since set-up itself writes there. Runs inside the root."""
+    for path in request["masked"]:
+        _mask(path)
+    for path in request["readonly_paths"]:
+        target = os.fsencode(path)
+        if not os.path.exists(path):
+            continue
+        syscalls.mount(target, target, None, MS_BIND | MS_REC)
+        syscalls.mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | GUARDED)
+    if request["read_only"]:
+        syscalls.mount(None, b"/", None, MS_BIND | MS_REMOUNT | MS_RDONLY)
+
+
+def _mask(path: str) -> None:
+    """Look first: a bind mount that fails (a file over a directory) waits 9-43 ms for RCU."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
+        syscalls.mount(b"tmpfs", os.fsencode(path), b"tmpfs", MS_RDONLY | GUARDED, b"size=0k,nr_inodes=2")
+    else:
+        syscalls.mount(b"/dev/null", os.fsencode(path), None, MS_BIND)
+
+
+def _mount_system(
+    root: Root, request: dict[str, Any], cgroup_mounts: list[tuple[str, bytes, bytes]], privileged: bool
+) -> None:
+    """proc, dev, sys: on real directories of the root only, never through a link of the image."""
+    _mount_on(root, "/proc", b"proc", GUARDED)
+    _mount_on(root, "/dev", b"tmpfs", MS_NOSUID | MS_STRICTATIME, b"mode=755,size=65536k")
+    dev = root.open("/dev", links=False)
+    os.fchdir(dev)
+    os.close(dev)
+    _fill_dev(request, privileged)
+    _mount_on(root, "/sys", b"sysfs", GUARDED | (0 if privileged else MS_RDONLY))
+    _mount_cgroups(root, cgroup_mounts, 0 if privileged else MS_RDONLY)
+
+
+def _mount_on(root: Root, path: str, fstype: bytes, flags: int, data: bytes | None = None) -> None:
+    try:
+        target = root.open(path, links=False)
+        try:
+            syscalls.mount(fstype, by_fd(target), fstype, flags, data)
+        finally:
+            os.close(target)
+    except OSError as error:
+        cause = "a symbolic link of the image" if error.errno == errno.ELOOP else (error.strerror or "").lower()
+        raise MountRefused(f"mount {path}: {cause}") from None
+
+
+def _fill_dev(request: dict[str, Any], privileged: bool) -> None:
+    """The present directory is the new /dev. Nodes are made, not bound: half the cost, nothing of the host's."""
+    for name, number in DEVICES:
+        os.mknod(name, 0o20666, number)
+    for name, target in LINKS:
+        os.symlink(target, name)
+    for name in ("pts", "shm", "mqueue"):
+        os.mkdir(name, 0o755)
+    options = b"newinstance,ptmxmode=0666,mode=0620,gid=5"
+    syscalls.mount(b"devpts", b"pts", b"devpts", MS_NOSUID | MS_NOEXEC, options)
+    size = int(request.get("shm_size") or 64 << 20)
+    syscalls.mount(b"shm", b"shm", b"tmpfs", GUARDED, b"mode=1777,size=%d" % size)
+    try:
+        syscalls.mount(b"mqueue", b"mqueue", b"mqueue", GUARDED)
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # a kernel without POSIX message queues
+            raise
+    if privileged:
+        _copy_host_devices()
+
+
+def _copy_host_devices() -> None:
+    with os.scandir("/dev") as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+                try:
+                    os.mknod(entry.name, status.st_mode, status.st_rdev)
+                except FileExistsError:
+                    continue
+
+
+def _mount_cgroups(root: Root, mounts: list[tuple[str, bytes, bytes]], read_only: int) -> None:
+    base = "/sys/fs/cgroup"
+    if mounts and mounts[0][0]:
+        # Version 1: a tmpfs with one directory a hierarchy.
+        _mount_on(root, base, b"tmpfs", GUARDED, b"mode=755,size=64k")
+        for directory, fstype, options in mounts:
+            _mount_on(root, f"{base}/{directory}", fstype, GUARDED | read_only, options)
+        if read_only:
+            target = root.open(base, links=False)
+            syscalls.mount(None, by_fd(target), None, MS_BIND | MS_REMOUNT | MS_RDONLY | GUARDED)
+            os.close(target)
+        return
+    for _, fstype, _ in mounts:
+        _mount_on(root, base, fstype, GUARDED | read_only)
+
+
+def split_options(text: str, flags: int) -> tuple[int, bytes]:
+    """mount(8)'s comma list as the kernel wants it: flags and the file system's own words."""
+    data = []
+    for option in filter(None, text.split(",")):
+        if option in FLAG_OF_OPTION:
+            flags |= FLAG_OF_OPTION[option]
+        elif option in CLEARED_BY_OPTION:
+            flags &= ~CLEARED_BY_OPTION[option]
+        else:
+            data.append(option)
+    return flags, ",".join(data).encode()
+
+
+def _mount_new(root: Root, mount: dict[str, Any]) -> None:
+    """A tmpfs, or any other file system by its type (a volume's driver options)."""
+    kind = mount["kind"]
+    flags, data = split_options(mount.get("options") or "", GUARDED if kind == "tmpfs" else 0)
+    if mount.get("read_only"):
+        flags |= MS_RDONLY
+    try:
+        target = root.open(mount["target"])
+        try:
+            check_target(root, target)
+            source = os.fsencode(mount.get("source") or kind)
+            syscalls.mount(source, by_fd(target), kind.encode(), flags, data or None)
+        finally:
+            os.close(target)
+    except OSError as error:
+        raise refused(mount["target"], "", error) from None
