@@ -338,6 +338,8 @@ class BuildRequest:
     labels: Labels = field(default_factory=dict)
     no_cache: bool = False
     network: str = "default"
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Names in the Dockerfile (FROM, --from=) that stand for other local names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +378,9 @@ class Engine(Protocol):
         ...
 
     # images
-    def make_image(self, name: str, request: ImageRequest, labels: Labels, declared: Json, progress: Progress) -> ImageInfo:
+    def make_image(
+        self, name: str, request: ImageRequest, labels: Labels, declared: Json, progress: Progress
+    ) -> ImageInfo:
         """Build, bootstrap or load, then point `name` at the result atomically. Cached steps are not repeated."""
         ...
 
