@@ -164,11 +164,14 @@ class FakeEngine:
                 self._volumes[name] = replace(self._volumes[name], damage=(*self._volumes[name].damage, damage))
 
     def reboot(self) -> None:
-        """All run-time state is gone: what ran is stopped and its end was seen by nobody."""
+        """An unclean boot: what ran is stopped, nobody saw its end, and its writable layer may be torn."""
         with self._changed:
             for container in self._containers.values():
                 if container.live:
+                    run = container.runs[-1]
                     self._finish(container, self._now, None, lost=True)
+                    container.runs[-1] = run
+                    container.damage = (api.Damage("unclean-boot", "an exit record", "none"),)
 
     def container(self, reference: str) -> api.ContainerState:
         """By id or name, the newest of several."""
@@ -417,6 +420,8 @@ class FakeEngine:
             for mount in container.spec.mounts:
                 if mount.kind == "volume" and mount.source and mount.source not in self._volumes:
                     raise NotFound(f'cannot start container "{name}": no volume "{mount.source}"')
+            if any(damage.what == "unclean-boot" for damage in container.damage):
+                raise StartFailed(f'cannot start container "{name}": its writable layer may be torn')
             ports = tuple(replace(p, host_port=p.host_port or 40000 + self._next()) for p in container.spec.ports)
             self._check_ports(container, ports)
             program = interpret(self._argv(container))
