@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from runtime.layout import Layout
 
 
-def open_layout(root: str) -> Layout:
-    from runtime.layout import Layout
+def open_layout(root: str, run_base: str = "") -> Layout:
+    from runtime.layout import RUN_BASE, Layout
 
-    return Layout(root)
+    return Layout(root, run_base or RUN_BASE)
 
 
-def open_engine(root: str) -> Engine:
+def open_engine(root: str, run_base: str = "") -> Engine:
     """The real engine on `root`; tests put another function in this place."""
     from runtime.engine import Engine as HostEngine
 
-    layout = open_layout(root)
+    layout = open_layout(root, run_base)
     try:
         return HostEngine(layout)
     except PermissionError as error:

@@ -64,12 +64,22 @@ def df(as_json: bool) -> None:
         return
     rows = []
     for name, value in found.items():
-        fields = value if isinstance(value, Mapping) else {"bytes": value}
-        count = fields.get("count", "-")
-        used = float(fields.get("bytes") or fields.get("size") or 0)
-        free = fields.get("reclaimable")
-        rows.append((name.replace("_", " "), count, size(used), size(free) if isinstance(free, int) else "-"))
-    print_table(("WHAT", "COUNT", "SIZE", "RECLAIMABLE"), rows)
+        count = len(value) if name in ("containers", "volumes") else value.get("count", "-") if _is(value) else "-"
+        rows.append((name.replace("_", " "), count, size(_bytes(value))))
+    print_table(("WHAT", "COUNT", "SIZE"), rows)
+
+
+def _is(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _bytes(value: Any) -> float:
+    """All bytes named in a part of the report; a "total" already holds what stands beside it, a "count" is none."""
+    if not isinstance(value, Mapping):
+        return float(value) if isinstance(value, int | float) else 0.0
+    if isinstance(value.get("total"), int):
+        return float(value["total"])
+    return sum(_bytes(item) for key, item in value.items() if key != "count")
 
 
 @system.command()
