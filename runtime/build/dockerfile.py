@@ -17,6 +17,7 @@ from runtime.errors import InvalidSpec
 DIRECTIVES = frozenset({"syntax", "escape", "check"})
 _SPACES = re.compile(r"[\t\v\f\r ]+")
 _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$")
+_BARE_HEREDOC = re.compile(r"\d*<<-?")
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]*)", re.DOTALL)
 
 
@@ -263,15 +264,22 @@ def _parse_node(line: str, escape: str) -> Node:
     return node
 
 
-def _opened_heredocs(node: Node) -> list[Heredoc]:
+def _opened_heredocs(node: Node, is_closed: Callable[[Heredoc], bool]) -> list[Heredoc]:
+    """Those that begin on the line. `<< WORD` with a space is one only if it ends: it could be a shift, `1 << 2`."""
     inner = node.sub if node.sub else node
     if inner.instruction.lower() not in ("add", "copy", "run") or inner.json or "<<" not in node.text:
         return []
     try:
         words = split_words(node.text, raw=True)
-        return [found for word in words if (found := parse_heredoc(word))]
+        found = []
+        for at, word in enumerate(words):
+            spaced = at + 1 < len(words) and _BARE_HEREDOC.fullmatch(word)
+            heredoc = parse_heredoc(word + words[at + 1] if spaced else word)
+            if heredoc and not (spaced and not is_closed(heredoc)):
+                found.append(heredoc)
     except ExpansionError as error:
         raise Problem(str(error)) from None
+    return found
 
 
 def parse_lines(text: str) -> Lines:
@@ -284,6 +292,11 @@ def parse_lines(text: str) -> Lines:
     if not reader.nodes:
         raise Problem("file with no instructions")
     return Lines(reader.nodes, reader.escape, reader.directives, reader.warnings)
+
+
+def _ends(line: str, heredoc: Heredoc) -> bool:
+    line = line.rstrip("\r")
+    return (line.lstrip("\t") if heredoc.chomp else line) == heredoc.name
 
 
 class _LineReader:
@@ -349,20 +362,22 @@ class _LineReader:
             self.warnings.append(f"line {start}: Empty continuation line found in: {line.strip()}")
         node = _parse_node(line, self.escape)
         node.line = start
-        for heredoc in _opened_heredocs(node):
+        for heredoc in _opened_heredocs(node, self.is_closed):
             node.heredocs.append(self.read_heredoc(heredoc))
         node.end_line = self.at
         if node.sub:
             node.sub.line, node.sub.end_line, node.sub.heredocs = start, self.at, node.heredocs
         return node
 
+    def is_closed(self, heredoc: Heredoc) -> bool:
+        return any(_ends(line, heredoc) for line in self.source[self.at :])
+
     def read_heredoc(self, heredoc: Heredoc) -> Heredoc:
         body: list[str] = []
         while self.at < len(self.source):
             line = self.source[self.at]
             self.at += 1
-            end = line.rstrip("\r")
-            if (end.lstrip("\t") if heredoc.chomp else end) == heredoc.name:
+            if _ends(line, heredoc):
                 return Heredoc(heredoc.name, heredoc.expand, heredoc.chomp, "".join(body))
             body.append(line + "\n")
         raise Problem(f'unterminated heredoc "{heredoc.name}"')
