@@ -15,12 +15,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from reconciler.lock import StackLocked, stack_lock
 from runtime.errors import Conflict, CorruptContent, DiskFull, EngineError, NotFound, Unavailable
 
-__all__ = ["Generation", "Generations", "Intent", "RecordedEvent", "StackLocked", "digest_of", "stack_lock"]
+if TYPE_CHECKING:
+    from reconciler.model import Desired
+
+__all__ = [
+    "Generation",
+    "Generations",
+    "Intent",
+    "RecordedEvent",
+    "StackLocked",
+    "digest_of",
+    "read_desired",
+    "stack_lock",
+]
 
 GenerationResult = Literal["unfinished", "converged", "failed", "timeout", "interrupted"]
 IntentKind = Literal["suspended", "destroyed"]
@@ -39,7 +51,8 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
              finished_at REAL NOT NULL DEFAULT 0,
              revision TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, desired TEXT NOT NULL,
              images TEXT NOT NULL DEFAULT '{}', result TEXT NOT NULL, problem TEXT NOT NULL DEFAULT '',
-             wanted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stack, number)) WITHOUT ROWID""",
+             wanted INTEGER NOT NULL DEFAULT 0,
+             prune INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (stack, number)) WITHOUT ROWID""",
         "CREATE UNIQUE INDEX one_wanted ON generations (stack) WHERE wanted = 1",
         """CREATE TABLE intents (
              stack TEXT NOT NULL, resource TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL, owner TEXT NOT NULL,
@@ -70,6 +83,8 @@ class Generation:
     problem: str
     wanted: bool
     images: Mapping[str, str]
+    prune: bool = True
+    """Whether its apply removes what is no longer declared; the agent goes on as the apply was told."""
     desired: str = ""
 
 
@@ -116,21 +131,35 @@ class Generations:
 
     # ---- generations --------------------------------------------------------------------------------------------
 
-    def begin(self, stack: str, desired: str, revision: str = "", source: str = "", *, by_hand: bool = True) -> int:
-        """Make `desired` the wanted generation and return its number; the same text again keeps the number.
+    def begin(
+        self,
+        stack: str,
+        desired: str,
+        revision: str = "",
+        source: str = "",
+        *,
+        by_hand: bool = True,
+        prune: bool = True,
+        digest: str = "",
+    ) -> int:
+        """Make `desired` the wanted generation and return its number; the same digest again keeps the number.
+
+        `digest` is the identity of the desired state where that is less than its text (which also holds line numbers).
 
         `by_hand` is an apply that a person asked for: it ends the stack's destroyed intent even when nothing changed. A
         changed desired state ends every intent of the stack, whoever brought it.
         """
-        digest = digest_of(desired)
+        digest = digest or digest_of(desired)
         now = self._clock()
         with self._transaction() as db:
             row = db.execute(
-                "SELECT number, digest, result FROM generations WHERE stack = ? AND wanted = 1", (stack,)
+                "SELECT number, digest, prune FROM generations WHERE stack = ? AND wanted = 1", (stack,)
             ).fetchone()
             if row is not None and row[1] == digest:
                 if by_hand:
                     db.execute("DELETE FROM intents WHERE stack = ? AND kind = 'destroyed'", (stack,))
+                if by_hand and bool(row[2]) != prune:
+                    db.execute("UPDATE generations SET prune = ? WHERE stack = ? AND wanted = 1", (prune, stack))
                 return int(row[0])
             db.execute(
                 "UPDATE generations SET result = 'interrupted', finished_at = ?"
@@ -141,9 +170,10 @@ class Generations:
             number = int(last or 0) + 1
             db.execute("UPDATE generations SET wanted = 0 WHERE stack = ? AND wanted = 1", (stack,))
             db.execute(
-                "INSERT INTO generations (stack, number, created_at, revision, source, digest, desired, result, wanted)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, 'unfinished', 1)",
-                (stack, number, now, revision, source, digest, desired),
+                "INSERT INTO generations"
+                " (stack, number, created_at, revision, source, digest, desired, result, wanted, prune)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, 'unfinished', 1, ?)",
+                (stack, number, now, revision, source, digest, desired, prune),
             )
             db.execute("DELETE FROM intents WHERE stack = ?", (stack,))
             db.execute(
@@ -331,8 +361,22 @@ class Generations:
                 raise
 
 
-_COLUMNS = "stack, number, created_at, finished_at, revision, source, digest, result, problem, wanted, images"
+_COLUMNS = "stack, number, created_at, finished_at, revision, source, digest, result, problem, wanted, images, prune"
 _SUMMARY = f"SELECT {_COLUMNS} FROM generations"  # noqa: S608
+
+
+def read_desired(generation: Generation) -> Desired:
+    """The desired state of a generation. Secrets' bytes are not in it: the engine holds them by their digests."""
+    from reconciler.desired import from_json
+
+    try:
+        return from_json(json.loads(generation.desired))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise CorruptContent(
+            f'cannot read generation "{generation.stack} {generation.number}": {error}', "apply the manifests again"
+        ) from None
+
+
 _WANTED_NUMBER = " (SELECT number FROM generations WHERE stack = :stack AND wanted = 1)"
 _WITH_DESIRED = f"SELECT {_COLUMNS}, desired FROM generations"  # noqa: S608
 
@@ -342,11 +386,11 @@ def digest_of(desired: str) -> str:
 
 
 def _generation(row: tuple[Any, ...]) -> Generation:
-    stack, number, created_at, finished_at, revision, source, digest, result, problem, wanted, images = row[:11]
+    stack, number, created_at, finished_at, revision, source, digest, result, problem, wanted, images, prune = row[:12]
     return Generation(
         stack=stack, number=number, created_at=created_at, finished_at=finished_at, revision=revision, source=source,
         digest=digest, result=result, problem=problem, wanted=bool(wanted), images=json.loads(images),
-        desired=row[11] if len(row) > 11 else "",
+        prune=bool(prune), desired=row[12] if len(row) > 12 else "",
     )  # fmt: skip
 
 

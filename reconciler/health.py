@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from runtime.api import Engine, ExecSpec, Health, HealthCheck, Port
+from runtime.api import Engine, ExecSpec, Health, HealthCheck
 from runtime.errors import Conflict, EngineError, NotFound
 
 FIRST_STEP = 0.1
@@ -135,7 +134,7 @@ class Prober:
     ) -> None:
         """Probe this running container from now on. Repeating the call changes nothing.
 
-        `started_at` (wall clock, 0.0: just now) tells one run of the container from the next, which starts anew.
+        `started_at` (wall clock, 0.0: not known) tells one run of the container from the next, which starts anew.
         """
         if not is_checked(check):
             self.forget(id)
@@ -143,14 +142,16 @@ class Prober:
         assert check is not None
         with self._changed:
             known = self._courses.get(id)
-            same_run = known is not None and self._runs.get(id) == started_at
+            run = self._runs.get(id, 0.0)
+            same_run = known is not None and (not started_at or not run or run == started_at)
             if known is not None and same_run and known.check == check:
+                self._runs[id] = started_at or run
                 return
             now = self._clock()
             # The wall clock may have jumped since the start; an age can only be a guess and is never negative.
             age = max(0.0, time.time() - started_at) if started_at else 0.0
             course = begin(check, now - age, now, known.health if known is not None and same_run else current)
-            self._runs[id] = started_at
+            self._runs[id] = started_at or (run if same_run else 0.0)
             self._courses[id] = course
             self._schedule(id, course, fresh=True)
             if self._thread is None and not self._closed:
@@ -159,6 +160,18 @@ class Prober:
             self._changed.notify_all()
         if current not in ("starting", "healthy", "unhealthy"):
             self._tell(id, course.health, "")
+
+    def restart(self, id: str) -> None:
+        """The container's process has ended: what was found out about it says nothing about the next one."""
+        with self._changed:
+            course = self._courses.get(id)
+            if course is not None:
+                now = self._clock()
+                self._courses[id] = fresh = begin(course.check, now, now)
+                self._runs[id] = 0.0
+                self._details.pop(id, None)
+                self._schedule(id, fresh, fresh=True)
+                self._changed.notify_all()
 
     def forget(self, id: str) -> None:
         with self._changed:
@@ -169,10 +182,8 @@ class Prober:
             table.pop(id, None)
         self._changed.notify_all()
 
-    def keep_only(self, ids: Iterable[str]) -> None:
-        """Forget every container but these: what runs decides what is probed."""
-        kept = set(ids)
-        for id in [id for id in list(self._courses) if id not in kept]:
+    def forget_all(self, ids: Iterable[str]) -> None:
+        for id in ids:
             self.forget(id)
 
     def watched(self) -> frozenset[str]:
@@ -301,43 +312,3 @@ class Prober:
         except EngineError:
             return False
         return True
-
-
-# ---- published ports --------------------------------------------------------------------------------------------
-
-
-def accepts(address: str, port: int, timeout: float = 0.5) -> bool:
-    """Whether a TCP connection to address:port is accepted within `timeout`."""
-    try:
-        with socket.create_connection((address, port), timeout=timeout):
-            return True
-    except OSError:
-        return False
-
-
-def closed_ports(
-    targets: Sequence[tuple[str, int]], timeout: float, stop: Callable[[], bool] = lambda: False
-) -> list[tuple[str, int]]:
-    """Wait until every (address, port) accepts TCP; returns those that do not when time is up or `stop()` holds."""
-    deadline = time.monotonic() + timeout
-    left = list(targets)
-    pause = 0.01
-    while True:
-        left = [target for target in left if not accepts(*target)]
-        remaining = deadline - time.monotonic()
-        if not left or remaining <= 0 or stop():
-            return left
-        time.sleep(min(pause, remaining))
-        pause = min(pause * 2, 0.25)
-
-
-def published_targets(ports: Iterable[Port], addresses: Mapping[str, Sequence[str]]) -> list[tuple[str, int]]:
-    """Where to knock for a container's published TCP ports: its own address, lest another replica answers for it."""
-    own = next((found for network in sorted(addresses) for found in addresses[network]), "")
-    targets = []
-    for port in ports:
-        if port.protocol == "tcp":
-            wildcard = port.host_ip in ("", "0.0.0.0", "::")
-            target = (own, port.container_port) if own else ("127.0.0.1" if wildcard else port.host_ip, port.host_port)
-            targets.append(target)
-    return sorted(set(targets))

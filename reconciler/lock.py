@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runtime.errors import DiskFull, EngineError, Unavailable
+from runtime.errors import Conflict, DiskFull, EngineError, Unavailable
 
 _POLL = 0.05
 _FLOCK = "hhqqi4x"
@@ -47,6 +47,23 @@ class StackLocked(EngineError):
         super().__init__(f'cannot lock stack "{stack}": held by {holder}', "wait for it to end, or give --timeout")
         self.stack = stack
         self.holder = holder
+
+
+@contextlib.contextmanager
+def agent_lock(root: str) -> Iterator[None]:
+    """Hold the root as its only agent; raises Conflict that names the one there is."""
+    fd = _open(f"{root}/agent.lock", "agent")
+    try:
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+        except OSError:
+            raise Conflict(
+                f'cannot start the agent on "{root}": it is served by {_read_holder(fd)}', "one root has one agent"
+            ) from None
+        _write_holder(fd)
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -1,107 +1,550 @@
-"""Observe, plan, execute, and look again until nothing is left to do: once for an apply, for ever in the agent."""
+"""Keeps every stack of the root at its wanted generation, for as long as the agent lives.
+
+Exits, health verdicts, API calls, changed files and timers all do one thing: wake a stack. The periodic full look is
+the truth; events only shorten the wait for it. A round decides from what it observed, never from what woke it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-if TYPE_CHECKING:
-    from reconciler.generations import Generations
-    from reconciler.health import Prober
-    from reconciler.model import Desired
-    from reconciler.plan import Plan
-    from runtime.api import Engine
+from reconciler.convergence import (
+    ConvergeOptions,
+    Outcome,
+    Progress,
+    Tell,
+    begin,
+    converge,
+    desired_identity,
+    destroy,
+    image_ids,
+    is_complete,
+    keep_files,
+    plan_stack,
+    preflight,
+    refuse,
+    suspended_keys,
+    teller,
+)
+from reconciler.executor import Result, WaitOptions, execute
+from reconciler.generations import Generation, Generations, read_desired
+from reconciler.health import Prober
+from reconciler.lock import StackLocked, stack_lock
+from reconciler.model import LABEL_STACK, Desired, InputError, Key
+from reconciler.observed import Observed, declared_part, sort_snapshot
+from reconciler.plan import Action, Plan
+from reconciler.planner import make_plan
+from reconciler.retry import Retries
+from reconciler.status import Held
+from runtime.api import ContainerState, Engine, HealthCheck, Snapshot
+from runtime.errors import EngineError
+
+__all__ = [
+    "ConvergeOptions", "Loop", "Outcome", "Progress", "converge", "destroy", "plan_stack", "preflight", "refuse",
+]  # fmt: skip
+
+RESYNC = 15.0
+BUSY_PAUSE = 0.5
+"""Between two tries for the lock of a stack that another process works on."""
+STUCK_PAUSE = 1.0
+BRIEF = 0.2
+"""A condition that holds within this moment is waited for; any other is met by a later round."""
+BUSY_ROUNDS = 20
+"""So many rounds in a row without rest, and the stack rests for a moment: acting must not become spinning."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConvergeOptions:
-    """`timeout` bounds the whole converge; `lock_wait` how long another holder of the stack is waited for.
+class Loop:
+    """`start` begins to keep; `wake` shortens the wait; `look` is the periodic full look; `stop` touches no container.
 
-    `expected` is the plan a person saw (`apply PLANFILE`): when the plan made now differs, nothing is touched.
+    `tell` hears every action and warning of every stack; `report(stack, text)` what no action says.
     """
 
-    prune: bool = True
-    wait: bool = True
-    timeout: float = 600.0
-    lock_wait: float = 0.0
-    deletion_budget: int | None = None
-    revision: str = ""
-    source: str = ""
-    by_hand: bool = True
-    expected: Plan | None = None
+    def __init__(
+        self,
+        engine: Engine,
+        generations: Generations,
+        *,
+        prober: Prober | None = None,
+        clock: Callable[[], float] = time.time,
+        tell: Tell = lambda progress: None,
+        report: Callable[[str, str], None] = lambda stack, text: None,
+    ) -> None:
+        self.engine = engine
+        self.generations = generations
+        self.clock = clock
+        self.tell = tell
+        self.report = report
+        self.prober = prober or Prober(engine, on_change=self._health_changed)
+        self.last_look = 0.0
+        """Monotonic; the watchdog is fed only while this moves."""
+        self._stacks: dict[str, _Stack] = {}
+        self._mutex = threading.Lock()
+        self._stopping = threading.Event()
+        self._version: int | None = None
+        self._owners: dict[str, str] = {}
+        """container id -> stack, for health verdicts."""
+
+    # ---- from outside -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Clean up after a crash or a boot, look at everything once, then listen."""
+        try:
+            self.engine.collect_garbage()
+        except EngineError as error:
+            self.report("", f"cannot clean up: {error}")
+        self.look()
+        threading.Thread(target=self._listen, name="events", daemon=True).start()
+
+    def stop(self) -> None:
+        """End all threads; what an action has begun is finished, nothing more begins, and containers run on."""
+        self._stopping.set()
+        for stack in self._all():
+            stack.wake()
+        for stack in self._all():
+            stack.join(10.0)
+        self.prober.close()
+
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def wake(self, name: str | None = None, *, changed: bool = True) -> None:
+        """Look at one stack (or all) now. `changed`: its wanted generation or intents may be others than known."""
+        if name is None:
+            self.look()
+            return
+        self._stack(name).wake(changed=changed, deep=True)
+
+    def look(self) -> None:
+        """The full look: one snapshot for all stacks; those that are not as wanted get to work."""
+        try:
+            version = self.generations.data_version()
+            changed = version != self._version
+            self._version = version
+            for name in self.generations.stacks():
+                self._stack(name)
+            probed = self.prober.watched()
+            snapshot = self.engine.snapshot()
+        except EngineError as error:
+            self.report("", str(error))
+            return
+        self.watch_health(snapshot, probed)
+        for stack in self._all():
+            stack.consider(snapshot, changed)
+        self.last_look = time.monotonic()
+
+    def apply(self, desired: Desired, options: ConvergeOptions, on_event: Tell) -> Outcome:
+        """An apply by request: the stack's own work gives way, and takes over what the apply leaves undone."""
+
+        def both(progress: Progress) -> None:
+            self.tell(progress)
+            on_event(progress)
+
+        stack = self._stack(desired.stack)
+        with stack.giving_way():
+            # Its own worker lets go at its next step; nobody has to wait for that by hand.
+            options = replace(options, lock_wait=max(options.lock_wait, 30.0))
+            return converge(
+                self.engine, self.generations, desired, options,
+                on_event=both, prober=self.prober, stop=self._stopping.is_set, clock=self.clock,
+                on_work=stack.set_active,
+            )  # fmt: skip
+
+    def declare(self, desired: Desired, *, revision: str, source: str) -> int:
+        """What a source wants: the stack's worker brings it about. Raises InputError when the plan is refused."""
+        wanted = self.generations.wanted(desired.stack)
+        if wanted is not None and wanted.digest == desired_identity(desired):
+            return wanted.number
+        plan, _ = plan_stack(self.engine, self.generations, desired, now=self.clock(), changed=True)
+        refuse(self.engine, desired, plan)
+        keep_files(self.engine, desired)
+        options = ConvergeOptions(revision=revision, source=source, by_hand=False)
+        number = begin(self.generations, desired, options)
+        self._stack(desired.stack).wake(changed=True, deep=True)
+        return number
+
+    def destroy(self, name: str, *, volumes: bool, timeout: float, lock_wait: float, on_event: Tell) -> Outcome:
+        with self._stack(name).giving_way():
+            return destroy(
+                self.engine, self.generations, name,
+                volumes=volumes, timeout=timeout, lock_wait=max(lock_wait, 30.0), on_event=on_event,
+            )  # fmt: skip
+
+    def held(self) -> list[Held]:
+        """What is left alone for now because it failed, for `status` and `explain`."""
+        return [held for stack in self._all() for held in stack.held()]
+
+    # ---- events -------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while not self.is_stopping():
+            try:
+                for event in self.engine.events(self._stopping.is_set):
+                    name = event.labels.get(LABEL_STACK)
+                    if event.kind != "container":
+                        # A supervisor came or went, or something was lost: only a full look knows.
+                        self.look()
+                        continue
+                    if event.action == "exit":
+                        self.prober.restart(event.id)
+                    if name is not None and event.action in ("exit", "start"):
+                        self._stack(name).wake(urgent=event.action == "exit")
+                    elif name is None and event.action == "start":
+                        self._watch_by_hand(event.id)
+            except EngineError as error:
+                self.report("", f"cannot listen to the engine: {error}")
+                self._stopping.wait(1.0)
+
+    def _health_changed(self, id: str, health: str, detail: str) -> None:
+        name = self._owners.get(id)
+        if name is not None:
+            text = f"{id[:12]} is {health}" + (f": {detail}" if detail else "")
+            self.generations.record_event(name, "", "health", text)
+            self._stack(name).wake()
+
+    # ---- health -------------------------------------------------------------------------------------------------
+
+    def watch_health(self, snapshot: Snapshot, probed: frozenset[str]) -> None:
+        """Probe every running container that has a check, hand-made ones too, and no others.
+
+        `probed` is who was probed before the snapshot was taken: what began since then is not in it.
+        """
+        for state in snapshot.containers:
+            self.watch_container(state)
+        self.prober.forget_all(probed - {state.id for state in snapshot.containers if state.status == "running"})
+        present = {state.id for state in snapshot.containers}
+        for id in [id for id in list(self._owners) if id not in present]:
+            self._owners.pop(id, None)
+
+    def watch_container(self, state: ContainerState) -> None:
+        if state.status != "running":
+            return
+        self._owners[state.id] = state.labels.get(LABEL_STACK, "")
+        run = state.last_run
+        self.prober.watch(state.id, wanted_check(state), state.health, started_at=run.started_at if run else 0.0)
+
+    def _watch_by_hand(self, id: str) -> None:
+        for state in self.engine.snapshot(deep=False).containers:
+            if state.id == id:
+                self.watch_container(state)
+
+    # ---- stacks -------------------------------------------------------------------------------------------------
+
+    def _stack(self, name: str) -> _Stack:
+        with self._mutex:
+            found = self._stacks.get(name)
+            if found is None:
+                found = self._stacks[name] = _Stack(self, name)
+            return found
+
+    def _all(self) -> list[_Stack]:
+        with self._mutex:
+            return list(self._stacks.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a converge tells while it runs. `kind` "plan" carries the first plan's JSON in `data`."""
-
-    kind: Literal["plan", "action", "waiting", "warning"]
-    stack: str
-    key: str = ""
-    verb: str = ""
-    state: str = ""
-    """For an action: "started", "done", "failed", "skipped" or "progress" (then `message` is a line of its work)."""
-    message: str = ""
-    data: Any = None
+def _brief(prober: Prober) -> WaitOptions:
+    return WaitOptions(timeout=BRIEF, final=False, probe=prober)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a converge ended. `plan` is the first plan made; empty when nothing had to change.
-
-    `exit_code` is what the command line ends with: 0, 1 (failures) or 4 (time was up).
-    """
-
-    stack: str
-    generation: int
-    plan: Plan
-    converged: bool
-    timed_out: bool = False
-    failures: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    waiting: tuple[str, ...] = ()
-    done: int = 0
-    """Actions carried out."""
-
-    @property
-    def changed(self) -> bool:
-        return self.done > 0
-
-    @property
-    def exit_code(self) -> int:
-        if self.failures:
-            return 1
-        return 4 if self.timed_out else 0
+def wanted_check(state: ContainerState) -> HealthCheck | None:
+    """The check as last declared; it may have changed in place since the container was made."""
+    policy = declared_part(state.declared, "policy")
+    health = policy.get("health") if isinstance(policy, dict) else None
+    if isinstance(health, dict):
+        try:
+            return HealthCheck(**{**health, "test": tuple(health["test"])})
+        except (TypeError, KeyError):
+            return state.health_check
+    return state.health_check
 
 
-def converge(
-    engine: Engine,
-    generations: Generations,
-    desired: Desired,
-    options: ConvergeOptions | None = None,
-    *,
-    on_event: Callable[[Progress], None] = lambda progress: None,
-    prober: Prober | None = None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Outcome:
-    """Make `desired` the stack's wanted generation and bring the stack to it.
+class _Stack:
+    """One stack's worker: a thread that sleeps until it is woken or something is due, then does rounds."""
 
-    Takes the stack's lock (StackLocked), raises InputError before anything is touched when the plan is refused, and
-    EngineError when the host cannot be observed or the generation cannot be recorded. Failed actions do not raise.
-    """
-    raise NotImplementedError
+    def __init__(self, loop: Loop, name: str) -> None:
+        self.loop = loop
+        self.name = name
+        self.retries = Retries()
+        self.generation: Generation | None = None
+        self.desired: Desired | None = None
+        self._known = False
+        self._changed = threading.Condition()
+        self._woken = False
+        self._reload = True
+        self._deep = True
+        self._yielding = 0
+        self._active: frozenset[Key] | None = None
+        """Resources that the plan being executed works on; None while none is."""
+        self._learning = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._due: float | None = None
+        self._last_report = ""
+
+    # ---- waking -------------------------------------------------------------------------------------------------
+
+    def wake(self, *, changed: bool = False, deep: bool = False, urgent: bool = False) -> None:
+        heal = False
+        with self._changed:
+            self._woken = True
+            self._reload |= changed
+            self._deep |= deep
+            heal = urgent and self._active is not None
+            if self._thread is None and not self.loop.is_stopping():
+                self._thread = threading.Thread(target=self._run, name=f"stack-{self.name}", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        if heal:
+            threading.Thread(target=self._heal, name=f"heal-{self.name}", daemon=True).start()
+
+    def consider(self, snapshot: Snapshot, changed: bool) -> None:
+        """The full look's share: wake only when there is something to do, so that an idle root stays idle."""
+        with self._changed:
+            self._reload |= changed
+            if self._active is not None or self._yielding:
+                return
+        try:
+            self._learn()
+            if self.desired is None or self.generation is None or self._is_destroyed():
+                return
+            plan = self._plan(sort_snapshot(snapshot, self.name))
+        except (EngineError, InputError) as error:
+            self._say(str(error))
+            return
+        if plan.actions or self.generation.result == "unfinished" or plan.not_before is not None:
+            self.wake(deep=True)
+
+    def giving_way(self) -> _GivingWay:
+        """While this context lasts the worker begins nothing; afterwards it looks again."""
+        return _GivingWay(self)
+
+    def join(self, timeout: float) -> None:
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def held(self) -> list[Held]:
+        return [
+            Held(self.name, str(key), hold.reason, hold.until, self.retries.attempts(key))
+            for key, hold in sorted(self.retries.holds(self.loop.clock()).items())
+        ]
+
+    # ---- the worker ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        busy = 0
+        while not self.loop.is_stopping():
+            with self._changed:
+                while not self._may_work():
+                    self._changed.wait(self._pause())
+                    if self.loop.is_stopping():
+                        return
+                self._woken = False
+                deep, self._deep = self._deep, False
+            self._due = None
+            pause = self._safe_round(deep)
+            busy = busy + 1 if pause == 0.0 else 0
+            if busy >= BUSY_ROUNDS:
+                pause, busy = STUCK_PAUSE, 0
+            if pause is not None:
+                self._due = time.monotonic() + pause
+
+    def _may_work(self) -> bool:
+        if self._yielding:
+            return False
+        return self._woken or (self._due is not None and time.monotonic() >= self._due)
+
+    def _pause(self) -> float | None:
+        if self._due is None or self._yielding:
+            return None
+        return max(0.0, self._due - time.monotonic())
+
+    def _safe_round(self, deep: bool) -> float | None:
+        """Seconds until the next round is due, None for "when woken"."""
+        try:
+            with stack_lock(self.loop.generations.root, self.name):
+                return self._round(deep)
+        except StackLocked:
+            return BUSY_PAUSE
+        except (EngineError, InputError) as error:
+            self._say(str(error))
+            return 5.0
+        except Exception as error:
+            # One stack's fault must not end the loop of the others; the full look tries again.
+            self._say(f"internal fault: {type(error).__name__}: {error}")
+            return 5.0
+
+    def _round(self, deep: bool) -> float | None:
+        self._learn()
+        if self.desired is None or self.generation is None or self._is_destroyed():
+            return None
+        loop = self.loop
+        snapshot = loop.engine.snapshot() if deep else loop.engine.snapshot(deep=False)
+        self._watch(snapshot)
+        observed = sort_snapshot(snapshot, self.name)
+        plan = self._plan(observed)
+        self._report_blocked(plan)
+        if not plan.actions:
+            if plan.converged and self.generation.result != "converged" and is_complete(self.desired, observed):
+                self._finish(observed)
+            return None if plan.not_before is None else max(0.01, plan.not_before - loop.clock())
+        result = self._execute(plan)
+        return self._learn_from(result)
+
+    def _execute(self, plan: Plan) -> Result:
+        assert self.generation is not None
+        with self._changed:
+            self._active = frozenset(action.key for action in plan.actions)
+        try:
+            return execute(
+                plan, self.desired, self.loop.engine,
+                generation=self.generation.number,
+                on_event=teller(self.loop.tell, self.loop.generations, self.name, self.generation.number),
+                # Level-triggered: what cannot begin now begins when a verdict or an exit wakes us, so no wait blocks.
+                wait=_brief(self.loop.prober),
+                stop=self._must_let_go,
+            )  # fmt: skip
+        finally:
+            with self._changed:
+                self._active = None
+
+    def _learn_from(self, result: Result) -> float | None:
+        now = self.loop.clock()
+        for outcome in result.done:
+            action = outcome.action
+            hold = self.retries.succeeded(action.key, action.index, action.verb, now)
+            if hold is not None:
+                self._say(f"{action.target}: {hold.reason}; left alone for {hold.until - now:.0f} s")
+        for outcome in result.failed:
+            kind = type(outcome.error).__name__ if outcome.error is not None else outcome.action.verb
+            self.retries.failed(outcome.action.key, kind, outcome.message, now)
+        if result.done:
+            return 0.0
+        if result.failed:
+            return 0.01
+        # All was deferred: a verdict, an exit or the next look says when to go on.
+        return STUCK_PAUSE
+
+    def _heal(self) -> None:
+        """Something died while the worker is in the middle of a plan: start it now, unless that plan works on it."""
+        loop = self.loop
+        try:
+            if self._yielding:
+                # An apply is under way, and what it wants is wanted already.
+                with self._changed:
+                    self._reload = True
+                self._learn()
+            with self._changed:
+                active, desired, generation = self._active, self.desired, self.generation
+            if active is None or desired is None or generation is None or self._is_destroyed():
+                return
+            observed = sort_snapshot(loop.engine.snapshot(deep=False), self.name)
+            plan = make_plan(
+                desired, observed, loop.clock(),
+                prune=False, only_drift=True, suspended=suspended_keys(loop.generations, desired),
+                held=self.retries.holds(loop.clock()),
+            )  # fmt: skip
+            actions = _independent_starts(plan.actions, active)
+            if actions:
+                execute(
+                    replace(plan, actions=actions), desired, loop.engine,
+                    generation=generation.number,
+                    on_event=teller(loop.tell, loop.generations, self.name, generation.number),
+                    wait=_brief(loop.prober), stop=self._must_let_go,
+                )  # fmt: skip
+        except (EngineError, InputError) as error:
+            self._say(str(error))
+
+    def set_active(self, keys: frozenset[Key] | None) -> None:
+        with self._changed:
+            self._active = keys
+
+    # ---- what it knows ------------------------------------------------------------------------------------------
+
+    def _learn(self) -> None:
+        """Read the wanted generation again when it may have changed; otherwise plan from memory."""
+        with self._learning:
+            self._learn_alone()
+
+    def _learn_alone(self) -> None:
+        with self._changed:
+            if self._known and not self._reload:
+                return
+            self._reload = False
+        try:
+            wanted = self.loop.generations.wanted(self.name)
+        except EngineError:
+            with self._changed:
+                self._reload = True
+            raise
+        if wanted is not None and (self.generation is None or wanted.digest != self.generation.digest):
+            self.desired = read_desired(wanted)
+        if wanted is None:
+            self.desired = None
+        self.generation = replace(wanted, desired="") if wanted is not None else None
+        self.retries.begin(wanted.number if wanted is not None else 0)
+        self._known = True
+
+    def _plan(self, observed: Observed) -> Plan:
+        assert self.desired is not None and self.generation is not None
+        loop = self.loop
+        return make_plan(
+            self.desired, observed, loop.clock(),
+            prune=self.generation.prune and self.desired.settings.prune,
+            suspended=suspended_keys(loop.generations, self.desired),
+            held=self.retries.holds(loop.clock()),
+        )  # fmt: skip
+
+    def _is_destroyed(self) -> bool:
+        return any(intent.kind == "destroyed" for intent in self.loop.generations.intents(self.name))
+
+    def _must_let_go(self) -> bool:
+        return self.loop.is_stopping() or self._yielding > 0 or self._reload
+
+    def _watch(self, snapshot: Snapshot) -> None:
+        for state in snapshot.containers:
+            if state.labels.get(LABEL_STACK) == self.name:
+                self.loop.watch_container(state)
+
+    def _finish(self, observed: Observed) -> None:
+        assert self.desired is not None and self.generation is not None
+        generations, number = self.loop.generations, self.generation.number
+        generations.finish(self.name, number, "converged", images=image_ids(self.desired, observed))
+        generations.record_event(self.name, "", "converged", f"generation {number}", number)
+        self.generation = replace(self.generation, result="converged", problem="")
+
+    def _report_blocked(self, plan: Plan) -> None:
+        texts = [f"{entry.key or self.name}: {entry.reason}" for entry in plan.blocked]
+        texts += [f"{entry.key}: {entry.reason}" for entry in plan.pending]
+        if texts:
+            self._say("; ".join(texts))
+        else:
+            self._last_report = ""
+
+    def _say(self, text: str) -> None:
+        """Once per news: a state that lasts is not news."""
+        if text == self._last_report:
+            return
+        self._last_report = text
+        number = self.generation.number if self.generation is not None else 0
+        self.loop.generations.record_event(self.name, "", "waiting", text, number)
+        self.loop.report(self.name, text)
 
 
-def destroy(
-    engine: Engine,
-    generations: Generations,
-    stack: str,
-    *,
-    volumes: bool = False,
-    timeout: float = 600.0,
-    lock_wait: float = 0.0,
-    on_event: Callable[[Progress], None] = lambda progress: None,
-) -> Outcome:
-    """Remove all the stack's objects (its volumes only when told) and record that it is to stay down."""
-    raise NotImplementedError
+class _GivingWay:
+    def __init__(self, stack: _Stack) -> None:
+        self._stack = stack
+
+    def __enter__(self) -> None:
+        with self._stack._changed:
+            self._stack._yielding += 1
+
+    def __exit__(self, *exc: object) -> None:
+        with self._stack._changed:
+            self._stack._yielding -= 1
+        self._stack.wake(changed=True, deep=True)
+
+
+def _independent_starts(actions: tuple[Action, ...], busy: Mapping[Key, object] | frozenset[Key]) -> tuple[Action, ...]:
+    """Plain starts of containers that nothing else works on and that wait for nothing."""
+    return tuple(action for action in actions if action.verb == "start" and action.key not in busy and not action.after)

@@ -1,6 +1,6 @@
 """Says how a stack fares, and why: the values behind `status` and `explain`, read from one snapshot and the records.
 
-Pure functions of what was observed; nothing here touches the engine. Health that nobody probes any more (no agent) is
+All but `collect_status` are pure functions of what was observed. Health that nobody probes any more (no agent) is
 reported as unknown, whatever the last verdict was.
 """
 
@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from reconciler.generations import Generation, Intent, RecordedEvent
+from reconciler.generations import Generation, Generations, Intent, RecordedEvent, read_desired
 from reconciler.model import LABEL_FINGERPRINT, LABEL_INDEX, LABEL_RESOURCE, LABEL_STACK, Desired, Key, Need, Resource
-from runtime.api import ContainerState, Damage, Labels, Run, Snapshot
+from reconciler.restart import describe_end
+from runtime.api import ContainerState, Damage, Engine, Labels, Run, Snapshot
 
 State = Literal[
     "running", "starting", "unhealthy", "degraded", "stopped", "failed", "completed", "waiting", "backing-off",
@@ -145,6 +146,39 @@ def stack_status(
         problem=generation.problem if generation else "",
         resources=tuple(resources),
     )
+
+
+def collect_status(
+    engine: Engine,
+    generations: Generations,
+    stack: str | None = None,
+    *,
+    agent: bool = False,
+    held: Sequence[Held] = (),
+    now: float,
+) -> list[StackStatus]:
+    """The status of one stack or all, from one look at the engine and the records."""
+    snapshot = engine.snapshot()
+    recorded = generations.stacks()
+    intents = generations.intents(stack)
+    names = stacks_seen(snapshot, recorded) if stack is None else [stack]
+    found = []
+    for name in names:
+        wanted = generations.wanted(name) if name in recorded else None
+        found.append(
+            stack_status(
+                name,
+                read_desired(wanted) if wanted is not None else None,
+                snapshot,
+                generation=wanted,
+                intents=intents,
+                events=generations.events(name),
+                held=held,
+                agent=agent,
+                now=now,
+            )
+        )
+    return found
 
 
 def stacks_seen(snapshot: Snapshot, recorded: Iterable[str]) -> list[str]:
@@ -292,7 +326,7 @@ def _instance(state: ContainerState, agent: bool) -> Instance:
         health = NO_AGENT
     problem = ""
     if state.status not in ("running", "paused") and run is not None and _run_failed(run):
-        problem = describe_run(run)
+        problem = describe_end(run)
     elif state.status == "running" and state.health == "unhealthy" and agent:
         problem = "health check fails" + (f": {state.health_detail}" if state.health_detail else "")
     return Instance(
@@ -316,17 +350,6 @@ def describe_ports(state: ContainerState) -> list[str]:
         host = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip or "0.0.0.0"
         texts.append(f"{host}:{port.host_port}->{port.container_port}/{port.protocol}")
     return texts
-
-
-def describe_run(run: Run) -> str:
-    """How a finished run ended, in words."""
-    if run.lost:
-        return "ended with the host; its exit status is unknown"
-    if run.oom:
-        return "killed for using more memory than its limit"
-    if run.signal:
-        return f"killed by signal {run.signal}"
-    return f"exited with code {run.exit_code}"
 
 
 def _containers(snapshot: Snapshot, stack: str) -> dict[str, list[ContainerState]]:

@@ -66,7 +66,8 @@ class AgentClient:
         wait: bool = True,
         timeout: float = 600.0,
         lock_wait: float = 0.0,
-        deletion_budget: int | None = None,
+        allow_deletions: bool = False,
+        refresh: bool = False,
         expected: Any = None,
         on_event: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> dict[str, Any]:
@@ -76,7 +77,8 @@ class AgentClient:
         """
         body = {
             "desired": desired, "revision": revision, "source": source, "prune": prune, "wait": wait,
-            "timeout": timeout, "lock_wait": lock_wait, "deletion_budget": deletion_budget, "expected": expected,
+            "timeout": timeout, "lock_wait": lock_wait,
+            "allow_deletions": allow_deletions, "refresh": refresh, "expected": expected,
         }  # fmt: skip
         return self._stream_outcome("/v1/apply", body, timeout + lock_wait, on_event)
 

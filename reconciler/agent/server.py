@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -44,7 +45,8 @@ class ApplyBody(BaseModel):
     wait: bool = True
     timeout: float = Field(600.0, ge=0, le=7 * 86_400)
     lock_wait: float = Field(0.0, ge=0, le=86_400)
-    deletion_budget: int | None = Field(None, ge=0)
+    allow_deletions: bool = False
+    refresh: bool = False
     expected: dict[str, Any] | None = None
 
 
@@ -202,7 +204,7 @@ class Server:
     async def _event_lines(self, stack: str | None, after: int, follow: bool) -> AsyncIterator[dict[str, Any] | None]:
         assert self._stopping is not None
         while not self._stopping.is_set():
-            page = await self._in_thread(lambda: self._api.events(stack, after, _EVENTS_PAGE))
+            page = await self._in_thread(partial(self._api.events, stack, after, _EVENTS_PAGE))
             for item in page:
                 after = max(after, int(item["id"]))
                 yield item

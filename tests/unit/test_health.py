@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from reconciler.health import Prober, accepts, advance, begin, closed_ports, is_checked, probe_once, published_targets
-from runtime.api import ContainerSpec, ContainerState, ExecResult, ExecSpec, HealthCheck, Port
+from reconciler.health import Prober, advance, begin, is_checked, probe_once
+from runtime.api import ContainerSpec, ContainerState, ExecResult, ExecSpec, HealthCheck
 from runtime.errors import Conflict, StartFailed, Unavailable
 from tests.support.fake_engine import FakeEngine
 
@@ -233,6 +232,19 @@ def test_a_restarted_container_starts_anew_even_when_nobody_saw_it_exit() -> Non
         prober.close()
 
 
+def test_what_was_found_out_before_an_exit_says_nothing_about_the_next_run() -> None:
+    engine = FakeEngine()
+    id = running(engine)
+    prober = Prober(engine)
+    try:
+        assert prober.probe_until(id, CHECK, 5.0)[0] == "healthy"
+        engine.health_of = lambda spec: 1
+        prober.restart(id)
+        assert prober.probe_until(id, CHECK, 0.2) == ("starting", "exit code 1: not well")
+    finally:
+        prober.close()
+
+
 def test_hundreds_of_containers_are_probed_by_a_bounded_number_of_threads() -> None:
     engine = FakeEngine()
     busy, most = [0], [0]
@@ -262,7 +274,7 @@ def test_hundreds_of_containers_are_probed_by_a_bounded_number_of_threads() -> N
             prober.watch(id, check)
         wait_for(lambda: all(prober.health(id)[0] == "healthy" for id in ids))
         assert most[0] <= 8
-        prober.keep_only(ids[:3])
+        prober.forget_all(ids[3:])
         assert prober.watched() == frozenset(ids[:3])
     finally:
         prober.close()
@@ -288,31 +300,3 @@ def test_one_hanging_check_delays_no_other() -> None:
     finally:
         release.set()
         prober.close()
-
-
-# ---- published ports --------------------------------------------------------------------------------------------
-
-
-def test_a_listening_port_accepts_and_a_closed_one_is_named_after_the_timeout() -> None:
-    with socket.socket() as listener, socket.socket() as silent:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        silent.bind(("127.0.0.1", 0))
-        good, bad = ("127.0.0.1", listener.getsockname()[1]), ("127.0.0.1", silent.getsockname()[1])
-        assert accepts(*good) and not accepts(*bad)
-        start = time.monotonic()
-        assert closed_ports([good, bad], 0.3) == [bad]
-        assert 0.25 < time.monotonic() - start < 2.0
-
-
-def test_a_port_that_opens_late_is_waited_for() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        threading.Timer(0.2, listener.listen).start()
-        assert closed_ports([("127.0.0.1", listener.getsockname()[1])], 5.0) == []
-
-
-def test_a_containers_own_address_is_asked_so_that_no_other_replica_answers() -> None:
-    ports = (Port(80, 8080), Port(53, 5353, "udp"))
-    assert published_targets(ports, {"front": ("10.1.2.3", "fd00::2")}) == [("10.1.2.3", 80)]
-    assert published_targets(ports, {}) == [("127.0.0.1", 8080)]

@@ -1,0 +1,556 @@
+"""Brings one stack to a desired state, once: observe, plan, execute, and look again until nothing is left to do.
+
+The same lines serve `apply` and the agent. A plan is thrown away after it ran; what is left is planned anew.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from reconciler.desired import to_json
+from reconciler.generations import Generations, digest_of
+from reconciler.lock import stack_lock
+from reconciler.model import Desired, InputError, Key, Problem
+from reconciler.observed import Observed, observe
+from reconciler.plan import Hold, Plan
+from reconciler.planner import make_plan
+from reconciler.restart import has_completed, runs_to_completion
+from runtime.api import Engine, Port
+from runtime.errors import Conflict, EngineError, NotFound
+
+if TYPE_CHECKING:
+    from reconciler.executor import Event, Result
+    from reconciler.health import Prober
+
+PATIENCE = 3.0
+"""A service that is next restarted only after this long keeps failing; an apply reports it instead of waiting on."""
+LONGEST_LOOK = 1.0
+ROUNDS = 100
+"""More plans than this in one converge mean that acting does not help: reported, never repeated for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvergeOptions:
+    """`timeout` bounds the whole converge; `lock_wait` how long another holder of the stack is waited for.
+
+    `expected` is the plan a person saw (`apply PLANFILE`): when what it was made from no longer holds, nothing is
+    touched. `allow_deletions` lifts the deletion budget; `refresh` makes images anew that come from packages.
+    """
+
+    prune: bool = True
+    wait: bool = True
+    timeout: float = 600.0
+    lock_wait: float = 0.0
+    allow_deletions: bool = False
+    refresh: bool = False
+    revision: str = ""
+    source: str = ""
+    by_hand: bool = True
+    expected: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a converge tells while it runs. `kind` "plan" carries the first plan's JSON in `data`.
+
+    `state` of an action: started, progress, waiting, done, failed, skipped or deferred.
+    """
+
+    kind: Literal["plan", "action", "waiting", "warning"]
+    stack: str
+    key: str = ""
+    verb: str = ""
+    state: str = ""
+    message: str = ""
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a converge ended. `plan` is the first plan made; empty when nothing had to change.
+
+    `exit_code` is what the command line ends with: 0, 1 (failures) or 4 (time was up). `done` counts actions.
+    """
+
+    stack: str
+    generation: int
+    plan: Plan
+    converged: bool
+    timed_out: bool = False
+    failures: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+    done: int = 0
+
+    @property
+    def changed(self) -> bool:
+        return self.done > 0
+
+    @property
+    def exit_code(self) -> int:
+        if self.failures:
+            return 1
+        return 4 if self.timed_out else 0
+
+
+Tell = Callable[[Progress], None]
+Stop = Callable[[], bool]
+
+
+def plan_stack(
+    engine: Engine,
+    generations: Generations,
+    desired: Desired,
+    *,
+    prune: bool = True,
+    allow_deletions: bool = False,
+    refresh: bool = False,
+    held: Mapping[Key, Hold] | None = None,
+    now: float | None = None,
+    changed: bool | None = None,
+) -> tuple[Plan, Observed]:
+    """What an apply of `desired` would do now; touches nothing. `changed`: new input, which ends suspensions."""
+    observed = observe(engine, desired.stack)
+    if changed is None:
+        wanted = generations.wanted(desired.stack)
+        changed = wanted is None or wanted.digest != desired_identity(desired)
+    plan = make_plan(
+        desired,
+        observed,
+        time.time() if now is None else now,
+        prune=prune and desired.settings.prune,
+        suspended=frozenset() if changed else suspended_keys(generations, desired),
+        allow_deletions=allow_deletions,
+        refresh=refresh,
+        held=held,
+    )
+    return plan, observed
+
+
+def preflight(engine: Engine, desired: Desired, plan: Plan) -> list[Problem]:
+    """What would make this plan's new networks and published ports fail on this host; touches nothing."""
+    from reconciler import requests
+
+    problems: list[Problem] = []
+    asked: set[Key] = set()
+    for action in plan.actions:
+        resource = desired.resources.get(action.key)
+        if resource is None or action.key in asked or action.verb not in ("create", "replace", "start"):
+            continue
+        asked.add(action.key)
+        if action.key.kind == "network":
+            try:
+                engine.check_network(requests.network_spec(desired.stack, resource, 0))
+            except EngineError as error:
+                problems.append(Problem(str(error), resource.mark))
+        elif action.key.kind in ("service", "job") and resource.spec.get("ports"):
+            ports = tuple(Port(**port) for port in resource.spec["ports"])
+            labels = requests.object_labels(desired.stack, resource, 0)
+            problems += [
+                Problem(f"{action.key}: {text}", resource.mark)
+                for text in engine.preflight([port for port in ports if port.host_port], labels)
+            ]
+    return problems
+
+
+def converge(
+    engine: Engine,
+    generations: Generations,
+    desired: Desired,
+    options: ConvergeOptions | None = None,
+    *,
+    on_event: Tell = lambda progress: None,
+    prober: Prober | None = None,
+    stop: Stop = lambda: False,
+    clock: Callable[[], float] = time.time,
+    on_work: Callable[[frozenset[Key] | None], None] = lambda keys: None,
+) -> Outcome:
+    """Make `desired` the stack's wanted generation and bring the stack to it.
+
+    Takes the stack's lock (StackLocked), raises InputError before anything is touched when the plan is refused, and
+    EngineError when the host cannot be observed or the generation cannot be recorded. Failed actions do not raise.
+    `on_work` hears which resources are being worked on, and None at the end.
+    """
+    options = options or ConvergeOptions()
+    with stack_lock(generations.root, desired.stack, options.lock_wait):
+        plan, observed = plan_stack(
+            engine, generations, desired,
+            prune=options.prune, allow_deletions=options.allow_deletions, refresh=options.refresh, now=clock(),
+        )  # fmt: skip
+        refuse(engine, desired, plan, options.expected)
+        if plan.actions:
+            keep_files(engine, desired)
+        number = begin(generations, desired, options)
+        if plan.actions or plan.warnings or plan.blocked:
+            on_event(Progress("plan", desired.stack, data=_plan_json(plan)))
+        run = _Convergence(engine, generations, desired, options, number, on_event, prober, stop, clock, on_work)
+        try:
+            return run.go(plan, observed)
+        finally:
+            run.close()
+
+
+def begin(generations: Generations, desired: Desired, options: ConvergeOptions) -> int:
+    """Record `desired` as what the stack is to be from now on."""
+    return generations.begin(
+        desired.stack, desired_text(desired), options.revision, options.source,
+        by_hand=options.by_hand, prune=options.prune, digest=desired_identity(desired),
+    )  # fmt: skip
+
+
+def keep_files(engine: Engine, desired: Desired) -> None:
+    """Configs and secrets must be with the engine before the generation counts: later only it knows their bytes."""
+    for content, secret in desired.files.values():
+        engine.put_file(content, secret)
+
+
+def refuse(engine: Engine, desired: Desired, plan: Plan, expected: Plan | None = None) -> None:
+    """Raise InputError while nothing is touched yet: a stale plan file, a refused plan, a host that lacks something."""
+    if expected is not None and expected.basis != plan.basis:
+        text = "the plan file is out of date: the manifests or the host changed since it was made"
+        raise InputError([Problem(f"{text} (make a new plan)")])
+    problems = [
+        Problem(f"{entry.reason}{f' ({entry.hint})' if entry.hint else ''}")
+        for entry in plan.blocked
+        if entry.key is None
+    ]
+    problems += preflight(engine, desired, plan)
+    if problems:
+        raise InputError(problems)
+
+
+class _Convergence:
+    """One converge under way: what was done, what failed, what is waited for."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        generations: Generations,
+        desired: Desired,
+        options: ConvergeOptions,
+        number: int,
+        on_event: Tell,
+        prober: Prober | None,
+        stop: Stop,
+        clock: Callable[[], float],
+        on_work: Callable[[frozenset[Key] | None], None],
+    ) -> None:
+        self.on_work = on_work
+        self.engine = engine
+        self.generations = generations
+        self.desired = desired
+        self.options = options
+        self.number = number
+        self.on_event = on_event
+        self.prober = prober
+        self.own_prober = False
+        self.stop = stop
+        self.clock = clock
+        self.deadline = time.monotonic() + options.timeout
+        self.done = 0
+        self.failures: list[str] = []
+        self.warnings: list[str] = []
+        self.waiting: tuple[str, ...] = ()
+        self.proven: set[tuple[str, int]] = set()
+
+    def close(self) -> None:
+        self.on_work(None)
+        if self.own_prober and self.prober is not None:
+            self.prober.close()
+
+    def go(self, plan: Plan, observed: Observed) -> Outcome:
+        first = plan
+        self.warnings += plan.warnings
+        converged, timed_out = False, False
+        for _ in range(ROUNDS):
+            if plan.actions:
+                result = self._execute(plan)
+                if result.failed:
+                    # A failure elsewhere must not be tried again by the same command; the next apply or the agent does.
+                    timed_out = False
+                    break
+                if self.stop() or (result.timed_out and self._left() <= 0):
+                    timed_out = True
+                    break
+            elif plan.blocked:
+                self._blocked(plan)
+                break
+            elif plan.pending:
+                if not self._await_pending(plan):
+                    timed_out = not self.failures
+                    break
+            else:
+                late = self._settle(observed) if self.options.wait else []
+                if not late:
+                    converged = True
+                    break
+                if self.failures or self._left() <= 0 or self.stop():
+                    self.waiting = tuple(late)
+                    timed_out = not self.failures
+                    break
+            plan, observed = self._look()
+            if not self.options.wait and not plan.actions:
+                # Without --wait an apply ends when its actions are done; the rest is what `status` is for.
+                converged = plan.converged
+                self.waiting = tuple(f"{entry.key}: {entry.reason}" for entry in plan.pending)
+                break
+        else:
+            self.failures.append(f"the plan is not empty after {ROUNDS} rounds; still wanted: {plan.actions[0]}")
+        return self._finish(first, observed, converged, timed_out)
+
+    def _left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def _look(self) -> tuple[Plan, Observed]:
+        return plan_stack(
+            self.engine, self.generations, self.desired,
+            prune=self.options.prune, allow_deletions=self.options.allow_deletions, now=self.clock(), changed=False,
+        )  # fmt: skip
+
+    def _probing(self) -> Prober:
+        if self.prober is None:
+            from reconciler.health import Prober
+
+            self.prober = Prober(self.engine)
+            self.own_prober = True
+        return self.prober
+
+    def _execute(self, plan: Plan) -> Result:
+        from reconciler.executor import WaitOptions, execute
+
+        wait = WaitOptions(
+            timeout=max(0.0, self._left()) if self.options.wait else 0.0,
+            final=self.options.wait,
+            probe=self._probing(),
+        )
+        self.on_work(frozenset(action.key for action in plan.actions))
+        result = execute(
+            plan, self.desired, self.engine,
+            generation=self.number, on_event=teller(self.on_event, self.generations, self.desired.stack, self.number),
+            wait=wait, stop=self.stop,
+        )  # fmt: skip
+        self.on_work(frozenset())
+        self.done += len(result.done)
+        self.warnings += result.warnings
+        self.waiting = tuple(outcome.message for outcome in result.deferred)
+        for outcome in result.failed:
+            self.failures.append(f"{outcome.message}{f' ({outcome.hint})' if outcome.hint else ''}")
+        return result
+
+    def _blocked(self, plan: Plan) -> None:
+        for entry in plan.blocked:
+            hint = f" ({entry.hint})" if entry.hint else ""
+            text = f"{entry.key}: {entry.reason}{hint}" if entry.key else f"{entry.reason}{hint}"
+            self.failures.append(text)
+
+    def _await_pending(self, plan: Plan) -> bool:
+        """Sleep until the first pending resource is due; False when there is no point or no time."""
+        due = min(entry.until for entry in plan.pending) - self.clock()
+        self.waiting = tuple(f"{entry.key}: {entry.reason}" for entry in plan.pending)
+        if not self.options.wait:
+            return False
+        for entry in plan.pending:
+            if entry.key.kind == "service" and entry.until - self.clock() > PATIENCE:
+                self.failures.append(
+                    f"{entry.key} keeps failing: {entry.reason}"
+                    f" (look at: holdfast logs {self.desired.stack}/{entry.key.name})"
+                )
+        if self.failures:
+            return False
+        self.on_event(Progress("waiting", self.desired.stack, str(plan.pending[0].key), message=plan.pending[0].reason))
+        end = time.monotonic() + max(0.0, due)
+        while time.monotonic() < end:
+            if self.stop() or self._left() <= 0:
+                return False
+            time.sleep(min(0.05, max(0.001, end - time.monotonic())))
+        return self._left() > 0
+
+    def _settle(self, observed: Observed) -> list[str]:
+        """Wait for what runs but is not proven: checks that have not passed, jobs that have not ended."""
+        late: list[str] = []
+        for key, resource in self.desired.resources.items():
+            if key.kind not in ("service", "job"):
+                continue
+            to_completion = runs_to_completion(key.kind, resource.policy)
+            for one in observed.instances.get(key, ()):
+                name = f"{key}-{one.index}"
+                if not one.live or one.state.status == "paused":
+                    continue
+                if to_completion:
+                    late += self._await_end(one.id, name)
+                elif one.state.health_check is not None and one.state.health != "healthy":
+                    health, detail = self._probing().probe_until(
+                        one.id, one.state.health_check, max(0.0, self._left()), self.stop, one.state.health
+                    )
+                    if health == "unhealthy":
+                        self.failures.append(f"{name} is unhealthy{f': {detail}' if detail else ''}")
+                    if health not in ("healthy", "none"):
+                        late.append(f"{name} is {health}")
+        return late
+
+    def _await_end(self, id: str, name: str) -> list[str]:
+        while self._left() > 0 and not self.stop():
+            try:
+                run = self.engine.wait_container(id, min(LONGEST_LOOK, max(0.0, self._left())))
+            except (NotFound, Conflict):
+                return [f"{name} is gone"]
+            if run is not None:
+                # What its end means is the planner's to say: look again.
+                return [f"{name} has ended"] if run.exit_code != 0 or run.signal or run.lost else []
+        return [f"{name} still runs"]
+
+    def _finish(self, first: Plan, observed: Observed, converged: bool, timed_out: bool) -> Outcome:
+        failures = tuple(dict.fromkeys(self.failures))
+        stack = self.desired.stack
+        if failures:
+            self.generations.finish(stack, self.number, "failed", "; ".join(failures))
+        elif timed_out:
+            self.generations.finish(stack, self.number, "timeout", "; ".join(self.waiting))
+        elif converged:
+            self.generations.finish(stack, self.number, "converged", images=image_ids(self.desired, observed))
+        return Outcome(
+            stack, self.number, first, converged and not failures, timed_out, failures,
+            tuple(dict.fromkeys(self.warnings)), () if converged else self.waiting, self.done,
+        )  # fmt: skip
+
+
+def destroy(
+    engine: Engine,
+    generations: Generations,
+    stack: str,
+    *,
+    volumes: bool = False,
+    timeout: float = 600.0,
+    lock_wait: float = 0.0,
+    on_event: Tell = lambda progress: None,
+    reason: str = "",
+    owner: str = "",
+) -> Outcome:
+    """Remove all the stack's objects (its volumes only when told) and record that it is to stay down.
+
+    Raises NotFound when neither an object nor a record of the stack exists. Run again, it does nothing.
+    """
+    from reconciler.executor import WaitOptions, execute
+    from reconciler.removal import make_destroy_plan
+
+    with stack_lock(generations.root, stack, lock_wait):
+        observed = observe(engine, stack)
+        wanted = generations.wanted(stack)
+        if wanted is None and observed.empty and not observed.volumes:
+            raise NotFound(f'cannot destroy stack "{stack}": there is no such stack', "`holdfast status` lists them")
+        # The intent first: an agent that wakes in the middle must not start again what is being removed.
+        if wanted is not None and not any(intent.kind == "destroyed" for intent in generations.intents(stack)):
+            generations.mark_destroyed(stack, reason=reason, owner=owner)
+        number = wanted.number if wanted else 0
+        first = make_destroy_plan(observed, volumes)
+        if first.actions or first.warnings:
+            on_event(Progress("plan", stack, data=_plan_json(first)))
+        deadline = time.monotonic() + timeout
+        done, failures, plan = 0, [], first
+        for _ in range(ROUNDS):
+            if not plan.actions:
+                break
+            result = execute(
+                plan, None, engine, generation=number, on_event=teller(on_event, generations, stack, number),
+                wait=WaitOptions(timeout=max(0.0, deadline - time.monotonic()), final=False),
+            )  # fmt: skip
+            done += len(result.done)
+            if result.failed or not result.done or time.monotonic() > deadline:
+                failures += [outcome.message for outcome in result.failed]
+                break
+            plan = make_destroy_plan(observe(engine, stack), volumes)
+        left = bool(make_destroy_plan(observe(engine, stack), volumes).actions) if done or failures else False
+        if not failures and done:
+            generations.record_event(stack, "", "destroyed", reason, number)
+    return Outcome(stack, number, first, not left, left and not failures, tuple(failures), first.warnings, done=done)
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    value = {name: getattr(outcome, name) for name in _PLAIN}
+    return {**value, "plan": _plan_json(outcome.plan)}
+
+
+def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
+    """The Outcome that an agent sent; raises KeyError or ValueError for what is none."""
+    plain: dict[str, Any] = {}
+    for name in _PLAIN:
+        plain[name] = tuple(value[name]) if isinstance(value[name], list) else value[name]
+    from reconciler.plan import from_json as plan_from_json
+
+    return Outcome(plan=plan_from_json(value["plan"]), **plain)
+
+
+_PLAIN = ("stack", "generation", "converged", "timed_out", "failures", "warnings", "waiting", "done")
+
+
+# ---- shared with the loop ---------------------------------------------------------------------------------------
+
+
+def desired_text(desired: Desired) -> str:
+    """The canonical JSON of a desired state as generations keep it; secret bytes are not in it."""
+    return json.dumps(to_json(desired), sort_keys=True, separators=(",", ":"))
+
+
+def desired_identity(desired: Desired) -> str:
+    """Equal for desired states that differ only in where they are written: a moved line is no new generation."""
+    value = to_json(desired)
+    parts = [value["settings"], [{**item, "mark": None} for item in value["resources"]]]
+    return digest_of(json.dumps(parts, sort_keys=True, separators=(",", ":")))
+
+
+def suspended_keys(generations: Generations, desired: Desired) -> Collection[Key]:
+    """Resources that a person asked to be left alone."""
+    names = {intent.resource for intent in generations.intents(desired.stack) if intent.kind == "suspended"}
+    if "" in names:
+        return frozenset(desired.resources)
+    return frozenset(key for key in desired.resources if str(key) in names)
+
+
+def image_ids(desired: Desired, observed: Observed) -> dict[str, str]:
+    """Which image each name meant when the apply ended."""
+    names = {
+        str(resource.spec["image"]) for key, resource in desired.resources.items() if key.kind in ("service", "job")
+    }
+    found = {}
+    for name in sorted(names):
+        own = desired.resources.get(Key("image", name))
+        image = observed.images.get(own.object_name or name if own is not None else name)
+        if image is not None:
+            found[name] = image.id
+    return found
+
+
+def is_complete(desired: Desired, observed: Observed) -> bool:
+    """Whether every job and every service that others wait for to complete has completed."""
+    return all(
+        has_completed(one.state)
+        for key, resource in desired.resources.items()
+        if key.kind in ("service", "job") and runs_to_completion(key.kind, resource.policy)
+        for one in observed.instances.get(key, ())
+    )
+
+
+def teller(on_event: Tell, generations: Generations, stack: str, number: int) -> Callable[[Event], None]:
+    """Passes an executor's events on, and records those that history is made of."""
+
+    def tell(event: Event) -> None:
+        action = event.action
+        kind: Literal["warning", "action"] = "warning" if event.kind == "warning" else "action"
+        on_event(Progress(kind, stack, action.target, action.verb, event.kind, event.message))
+        if event.kind in ("done", "failed", "warning"):
+            because = "; ".join(map(str, action.reasons))
+            text = because if event.kind == "done" else event.message
+            name = action.verb if event.kind == "done" else event.kind
+            generations.record_event(stack, str(action.key), name, text, number)
+
+    return tell
+
+
+def _plan_json(plan: Plan) -> Any:
+    from reconciler.plan import to_json as plan_to_json
+
+    return plan_to_json(plan)
