@@ -11,7 +11,7 @@ import click
 
 from reconciler.cli.engine import engine, session
 from reconciler.cli.errors import CommandFailed
-from reconciler.cli.manifests import load, manifest_options, source_text
+from reconciler.cli.manifests import load_with_revision, manifest_options, source_text
 from reconciler.cli.output import confirm, json_option, note, paint, print_json, warn, yes_option
 from reconciler.cli.plan import plan_now, read_plan_file, show_plan
 from reconciler.cli.progress import make_progress
@@ -77,7 +77,9 @@ def apply(
             "allow_deletions": bool(chosen["allow_deletions"]),
             "refresh": bool(chosen["pull"]),
         }
-    desired = load(engine(), files, profiles)
+    desired, revision = load_with_revision(engine(), files, profiles)
+    for warning in desired.warnings:
+        warn(str(warning))
     if expected is not None:
         _require_same_basis(expected, plan_now(engine(), desired, **choices), planfile or "")
     shown = False
@@ -100,6 +102,7 @@ def apply(
         lock_wait=lock_timeout,
         expected=expected,
         source=source_text(files),
+        revision=revision,
         choices=choices,
     )
     if as_json:
@@ -148,6 +151,7 @@ def _converge(
     lock_wait: float,
     expected: Plan | None,
     source: str,
+    revision: str,
     choices: dict[str, bool],
 ) -> Outcome:
     from reconciler.cli.records import open_records
@@ -164,6 +168,7 @@ def _converge(
                 lock_wait=lock_wait,
                 expected=_plan_object(expected),
                 source=source,
+                revision=revision,
                 **choices,
             )
         options = ConvergeOptions(
@@ -172,6 +177,7 @@ def _converge(
             lock_wait=lock_wait,
             expected=expected,
             source=source,
+            revision=revision,
             prune=choices["prune"],
             allow_deletions=choices["allow_deletions"],
             refresh=choices["refresh"],
@@ -208,6 +214,7 @@ def _plan_object(made: Plan | None) -> Any:
 def _through_agent(desired: Desired, on_event: Callable[[Progress], None], **options: Any) -> Outcome:
     """The agent has no access to our files' content: it is put to the engine first, by digest."""
     from reconciler.agent.client import AgentClient
+    from reconciler.convergence import outcome_from_json
     from reconciler.desired import to_json
 
     for content, secret in desired.files.values():
@@ -215,7 +222,7 @@ def _through_agent(desired: Desired, on_event: Callable[[Progress], None], **opt
     value = AgentClient(session().layout.agent_socket).apply(
         to_json(desired), on_event=lambda line: on_event(progress_from(line)), **options
     )
-    return outcome_from(value)
+    return outcome_from_json(value)
 
 
 def progress_from(line: dict[str, Any]) -> Progress:
@@ -224,20 +231,10 @@ def progress_from(line: dict[str, Any]) -> Progress:
     return Progress(**{name: line[name] for name in Progress.__dataclass_fields__ if name in line})
 
 
-def outcome_from(value: dict[str, Any]) -> Outcome:
-    from reconciler.convergence import Outcome
-    from reconciler.plan import from_json
-
-    fields = {name: value[name] for name in Outcome.__dataclass_fields__ if name in value}
-    for name in ("failures", "warnings", "waiting"):
-        fields[name] = tuple(fields.get(name) or ())
-    return Outcome(**{**fields, "plan": from_json(value["plan"])})
-
-
 def outcome_object(outcome: Outcome) -> dict[str, Any]:
-    plan = _plan_object(outcome.plan)
-    fields = {name: getattr(outcome, name) for name in outcome.__dataclass_fields__ if name != "plan"}
-    return {**fields, "exit_code": outcome.exit_code, "changed": outcome.changed, "plan": plan}
+    from reconciler.convergence import outcome_to_json
+
+    return {**outcome_to_json(outcome), "exit_code": outcome.exit_code, "changed": outcome.changed}
 
 
 def show_outcome(outcome: Outcome) -> None:

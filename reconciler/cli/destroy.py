@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.apply import (
-    NO_AGENT,
     agent_serves,
-    outcome_from,
     outcome_object,
     plan_then,
     progress_from,
@@ -27,8 +25,6 @@ from reconciler.model import LABEL_STACK
 if TYPE_CHECKING:
     from reconciler.convergence import Outcome
     from runtime.api import Snapshot
-
-__all__ = ["NO_AGENT", "destroy"]
 
 
 @click.command()
@@ -56,8 +52,9 @@ def destroy(
         outcome: Outcome
         if agent_serves():
             from reconciler.agent.client import AgentClient
+            from reconciler.convergence import outcome_from_json
 
-            outcome = outcome_from(
+            outcome = outcome_from_json(
                 AgentClient(session().layout.agent_socket).destroy(
                     stack,
                     volumes=volumes,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reconciler.cli.engine import session
 from reconciler.cli.output import warn
 
 if TYPE_CHECKING:
@@ -32,23 +33,22 @@ def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def load(engine: Engine, files: Sequence[str], profiles: Sequence[str]) -> Desired:
     """All problems at once as InputError; warnings are told on stderr."""
-    from reconciler.source.desired import load_desired
-
-    paths = list(files) or ["."]
-    if paths.count("-") > 1:
-        raise click.UsageError('"-f -" can be given only once')
-    text = sys.stdin.read() if "-" in paths else None
-    desired = load_desired(paths, text, os.environ, engine, profiles=tuple(chosen_profiles(profiles)))
+    desired, _ = load_with_revision(engine, files, profiles)
     for warning in desired.warnings:
         warn(str(warning))
     return desired
 
 
-def chosen_profiles(profiles: Sequence[str]) -> list[str]:
-    """Those of the command line, else those of COMPOSE_PROFILES, which Compose users have set."""
-    if profiles:
-        return list(dict.fromkeys(profiles))
-    return [name.strip() for name in os.environ.get("COMPOSE_PROFILES", "").split(",") if name.strip()]
+def load_with_revision(engine: Engine, files: Sequence[str], profiles: Sequence[str]) -> tuple[Desired, str]:
+    """The desired state and the digest of the texts that declare it. An unchanged source is taken from the cache."""
+    from reconciler.source.desired import load_source
+
+    paths = list(files) or ["."]
+    if paths.count("-") > 1:
+        raise click.UsageError('"-f -" can be given only once')
+    text = sys.stdin.read() if "-" in paths else None
+    loaded = load_source(paths, text, os.environ, engine, tuple(profiles), f"{session().layout.root}/cache")
+    return loaded.desired, loaded.revision
 
 
 def source_text(files: Sequence[str]) -> str:

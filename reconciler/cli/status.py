@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -26,12 +25,8 @@ from reconciler.cli.output import (
 from reconciler.cli.records import open_records
 
 if TYPE_CHECKING:
-    from reconciler.generations import Generation, Generations
     from reconciler.model import Desired, Key
     from reconciler.status import ResourceStatus, StackStatus
-    from runtime.api import Snapshot
-
-_EVENTS = 400
 
 
 @click.command()
@@ -63,46 +58,21 @@ def status(stack: str | None, watch: bool, quiet: bool, as_json: bool) -> None:
 def read_status(stack: str | None) -> list[StackStatus]:
     """From the agent, which knows what it holds back and what is healthy; without one from the state root."""
     from reconciler.cli.apply import agent_serves
-    from reconciler.status import StackStatus, stacks_seen
+    from reconciler.status import StackStatus, collect_status
 
     if agent_serves():
         from reconciler.agent.client import AgentClient
 
         value = AgentClient(session().layout.agent_socket).status(stack)
         found = [StackStatus.from_json(item) for item in value["stacks"]]
-        return [one for one in found if stack in (None, one.stack)]
-    records = open_records()
-    try:
-        snapshot = engine().snapshot()
-        names = [name for name in stacks_seen(snapshot, records.stacks()) if stack in (None, name)]
-        return [status_of(name, snapshot, records)[0] for name in names]
-    finally:
-        records.close()
-
-
-def status_of(stack: str, snapshot: Snapshot, records: Generations) -> tuple[StackStatus, Desired | None]:
-    from reconciler.status import stack_status
-
-    generation = records.wanted(stack)
-    desired = wanted_of(generation)
-    value = stack_status(
-        stack,
-        desired,
-        snapshot,
-        generation=generation,
-        intents=records.intents(stack),
-        events=records.events(stack, limit=_EVENTS),
-        now=time.time(),
-    )
-    return value, desired
-
-
-def wanted_of(generation: Generation | None) -> Desired | None:
-    if generation is None or not generation.desired:
-        return None
-    from reconciler.desired import from_json
-
-    return from_json(json.loads(generation.desired))
+    else:
+        records = open_records()
+        try:
+            found = collect_status(engine(), records, stack, now=time.time())
+        finally:
+            records.close()
+    # Asked for by name, a stack that nobody knows comes back empty.
+    return [one for one in found if stack is None or one.resources or one.generation]
 
 
 def show_stacks(found: Sequence[StackStatus]) -> None:
@@ -171,19 +141,23 @@ def explain(resource: str, as_json: bool) -> None:
     stack, _, name = resource.partition("/")
     if not stack or not name:
         raise CommandFailed(f'cannot explain "{resource}": name it STACK/RESOURCE', exit_code=2)
+    from reconciler.generations import read_desired
     from reconciler.status import explain as explain_resource
 
+    found = read_status(stack)
+    if not found:
+        raise CommandFailed(f'cannot explain "{resource}": no such stack', hint="`holdfast status` lists all")
     records = open_records()
     try:
-        snapshot = engine().snapshot()
-        value, desired = status_of(stack, snapshot, records)
-        found = {one.stack: one for one in read_status(stack)}.get(stack, value)
-        key = _key_of(name, found, desired)
-        lines = explain_resource(key, desired, found, snapshot, records.events(stack, str(key), limit=5))
+        generation = records.wanted(stack)
+        desired = read_desired(generation) if generation else None
+        key = _key_of(name, found[0], desired)
+        events = records.events(stack, str(key), limit=5)
     finally:
         records.close()
+    lines = explain_resource(key, desired, found[0], engine().snapshot(), events)
     if as_json:
-        entry = next((one for one in found.resources if one.key == str(key)), None)
+        entry = next((one for one in found[0].resources if one.key == str(key)), None)
         print_json({"stack": stack, "resource": str(key), "reasons": lines, "status": _resource_object(entry)})
     else:
         print(clean(lines[0]))
