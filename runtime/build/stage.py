@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -333,23 +334,26 @@ class StageBuild:
             manner = copy.Manner(owner, mode, check)
 
             def inside() -> None:
-                tree = self.inputs.context if origin is None else root.mount_source(self._lowers(origin))
-                try:
+                with ExitStack() as open_things:
+                    tree = self.inputs.context
+                    if origin is not None:
+                        tree = root.mount_source(self._lowers(origin))
+                        open_things.callback(tree.close)
                     found = copy.matches(tree, sources)
                     archives = [open_archive(tree, match) if command.add else None for match in found]
+                    for archive in archives:
+                        if archive is not None:
+                            open_things.callback(archive.close)
                     root.enter_root(self._lowers(self.layers), upper, work)
                     copy.needs_directory(dest, len(found) + len(documents))
                     into = dest.endswith("/")
                     for match, archive in zip(found, archives, strict=True):
                         if archive is not None:
-                            unpack(archive, dest, owner or (0, 0), manner.check)
+                            unpack(archive, dest, owner or (0, 0), check)
                         else:
                             copy.copy_match(tree, match, dest, into, manner)
                     for name, text in documents:
                         copy.write_document(dest, name, text.encode("utf-8", "surrogateescape"), into, manner)
-                finally:
-                    if origin is not None:
-                        tree.close()
 
             root.call(inside)
 

@@ -63,23 +63,34 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
     return file
 
 
-def _read_tar(fd: int) -> tarfile.TarFile | None:
-    """The archive in the open file, positioned before its first entry; None when it is no archive."""
-    file = os.fdopen(os.dup(fd), "rb")
+class Archive:
+    """An open archive, before its first entry; owns its descriptor."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.tar = tarfile.open(fileobj=_decompressed(file), mode="r|")
+
+    def close(self) -> None:
+        self.tar.close()
+        self.file.close()
+
+
+def _read_archive(fd: int) -> Archive | None:
+    """Takes over `fd`; None when it holds no archive."""
+    file = os.fdopen(fd, "rb")
     try:
-        file.seek(0)
-        with tarfile.open(fileobj=_decompressed(file), mode="r|", ignore_zeros=False) as probe:
-            if probe.next() is None:
-                file.close()
-                return None
-        file.seek(0)
-        return tarfile.open(fileobj=_decompressed(file), mode="r|")
+        with tarfile.open(fileobj=_decompressed(file), mode="r|") as probe:
+            is_archive = probe.next() is not None
+        if is_archive:
+            file.seek(0)
+            return Archive(file)
     except _NOT_AN_ARCHIVE:
-        file.close()
-        return None
+        pass
+    file.close()
+    return None
 
 
-def open_archive(tree: SourceTree, match: Match) -> tarfile.TarFile | None:
+def open_archive(tree: SourceTree, match: Match) -> Archive | None:
     """The file as an archive, or None. To be called before the thread changes its root: decoders load late."""
     if match.is_dir:
         return None
@@ -87,21 +98,17 @@ def open_archive(tree: SourceTree, match: Match) -> tarfile.TarFile | None:
         if not stat.S_ISREG(item.info.st_mode):
             return None
         fd = os.open(item.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=item.folder)
-        try:
-            return _read_tar(fd)
-        finally:
-            os.close(fd)
+        return _read_archive(fd)
     return None
 
 
-def unpack(archive: tarfile.TarFile, dest: str, owner: Owner, check: Callable[[], None]) -> None:
+def unpack(archive: Archive, dest: str, owner: Owner, check: Callable[[], None]) -> None:
     """Unpack into the directory `dest`, made with `owner` when absent; members keep the archive's owners."""
-    with archive:
-        make_directories(dest, owner)
-        try:
-            _extract(archive, os.path.realpath(dest), check)
-        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, CorruptContent) as error:
-            raise CopyError(f"cannot unpack the archive: {error}") from None
+    make_directories(dest, owner)
+    try:
+        _extract(archive.tar, os.path.realpath(dest), check)
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, CorruptContent) as error:
+        raise CopyError(f"cannot unpack the archive: {error}") from None
 
 
 def _extract(archive: tarfile.TarFile, dest: str, check: Callable[[], None]) -> None:
