@@ -3,7 +3,7 @@
     build-cache/steps/<key>    {"layer": diff id or "", "created": time}
 
 A key covers the layers below, the instruction as it acts, and the content of its inputs. An entry whose layer is gone
-counts for nothing, so the store may collect layers without asking the cache.
+counts for nothing, so the store may collect layers without asking the cache. A file's mtime is the entry's last use.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from runtime.image.store import ImageStore
 from runtime.layout import Layout
 
 VERSION = "1"
+_TOUCH_AFTER = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,15 @@ class StepCache:
         self._store = store
 
     def find(self, key: str) -> Step | None:
-        try:
-            with open(f"{self._folder}/{key}", encoding="utf-8") as file:
-                entry = json.load(file)
-            step = Step(str(entry["layer"]), str(entry["created"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        step = _read(f"{self._folder}/{key}")
+        if step is None or (step.layer and not self._store.has_layer(step.layer)):
             return None
-        return step if not step.layer or self._store.has_layer(step.layer) else None
+        try:
+            if time.time() - os.stat(f"{self._folder}/{key}").st_mtime > _TOUCH_AFTER:
+                os.utime(f"{self._folder}/{key}")
+        except OSError:
+            pass  # only its age would have changed
+        return step
 
     def keep(self, key: str, step: Step) -> None:
         os.makedirs(self._folder, mode=0o711, exist_ok=True)
@@ -64,3 +68,32 @@ class StepCache:
             except FileNotFoundError:
                 pass
             raise
+
+
+def _read(path: str) -> Step | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            entry = json.load(file)
+        return Step(str(entry["layer"]), str(entry["created"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def keep_recent(layout: Layout, since: float) -> list[str]:
+    """Forget the entries not used since then; returns the layers of the others, for the store's `collect(keep)`."""
+    folder = f"{layout.build_cache}/steps"
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    layers = set()
+    for name in names:
+        path = f"{folder}/{name}"
+        try:
+            if os.stat(path).st_mtime < since:
+                os.unlink(path)
+            elif (step := _read(path)) is not None and step.layer:
+                layers.add(step.layer)
+        except FileNotFoundError:
+            continue
+    return sorted(layers)

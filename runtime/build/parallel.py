@@ -44,7 +44,7 @@ class _Parallel(Generic[T]):
 
     def run(self) -> dict[int, T]:
         threads = [
-            threading.Thread(target=self._run_one, args=(stage,), name=f"holdfast-build-{stage.title}", daemon=True)
+            threading.Thread(target=self._begin, args=(stage,), name=f"holdfast-build-{stage.title}", daemon=True)
             for stage in self.stages
         ]
         for thread in threads:
@@ -62,6 +62,12 @@ class _Parallel(Generic[T]):
     def check(self) -> None:
         if self.stopping:
             raise StoppedError
+
+    def _begin(self, stage: PlannedStage) -> None:
+        try:
+            self._run_one(stage)
+        except StoppedError:
+            pass  # it may be sent to this thread at any instruction
 
     def _run_one(self, stage: PlannedStage) -> None:
         try:

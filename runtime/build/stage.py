@@ -410,9 +410,14 @@ class StageBuild:
                 os.chmod(upper, 0o755)  # noqa: S103
                 os.mkdir(work)
                 make(ingest, upper, work)
-                changed = bool(os.listdir(upper))
-                step = Step(store.add_layer_from_dir(upper) if changed else "", self.inputs.now())
+                step = Step(self._add_layer(command, upper) if os.listdir(upper) else "", self.inputs.now())
             self.inputs.cache.keep(key, step)
         if step.layer:
             self.layers.append(step.layer)
         self.config.record(created_by, empty=not step.layer, created=step.created)
+
+    def _add_layer(self, command: ins.Instruction, upper: str) -> str:
+        try:
+            return self.inputs.store.add_layer_from_dir(upper)
+        except InvalidSpec as error:  # a file whose name means something else in a layer
+            raise self._failure(command, str(error)) from None

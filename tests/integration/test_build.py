@@ -19,6 +19,7 @@ import pytest
 
 from runtime.api import BuildRequest
 from runtime.build.builder import build
+from runtime.build.cache import keep_recent
 from runtime.build.context import context_digest
 from runtime.errors import BuildFailed, InvalidSpec, NotFound
 from runtime.image.store import ImageRecord, ImageStore
@@ -128,13 +129,28 @@ def test_independent_stages_run_at_the_same_time(builds: Builds) -> None:
 
 
 def test_a_failing_stage_ends_a_silent_one_beside_it(builds: Builds) -> None:
+    ended = threading.Event()
+
+    def run_step(*args: Any) -> int:
+        if args[3][-1] != "forever":
+            time.sleep(0.2)
+            return 3
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:
+            ended.set()
+        return 0
+
+    builds.run_step = run_step  # type: ignore[method-assign]
     started = time.monotonic()
     with pytest.raises(BuildFailed, match="exit code 3"):
         builds.build(
-            "FROM busybox AS slow\nRUN for i in $(seq 300); do echo; sleep 0.1; done\n"
-            "FROM busybox AS bad\nRUN sleep 0.3; exit 3\n"
+            "FROM busybox AS slow\nRUN forever\nFROM busybox AS bad\nRUN fail\n"
             "FROM scratch\nCOPY --from=slow /a /\nCOPY --from=bad /b /\n"
         )
+    assert ended.is_set()
     assert time.monotonic() - started < 10
 
 
@@ -497,6 +513,19 @@ def test_the_cache_outlives_the_process_but_not_its_layers(builds: Builds) -> No
     assert builds.ran == ["echo a > /a"]
 
 
+def test_layers_of_recent_steps_can_be_kept_and_old_entries_are_forgotten(builds: Builds) -> None:
+    text = "FROM busybox AS a\nRUN echo a > /a\nFROM scratch\nCOPY --from=a /a /b\n"
+    builds.build(text)
+    layers = keep_recent(builds.layout, time.time() - 60)
+    assert len(layers) == 2
+    builds.store.collect(layers)
+    builds.build(text)
+    assert builds.ran == []
+    assert keep_recent(builds.layout, time.time() + 60) == []
+    builds.build(text)
+    assert builds.ran == ["echo a > /a"]
+
+
 def test_no_cache_runs_everything(builds: Builds) -> None:
     builds.build("FROM busybox\nRUN true\n")
     builds.build("FROM busybox\nRUN true\n", no_cache=True)
@@ -514,6 +543,11 @@ def test_a_failed_step_names_line_instruction_code_and_last_output(builds: Build
     assert "exit code 7" in message
     assert message.endswith("line 30") and "line 11" in message and "line 10\n" not in message
     assert builds.store.get("test") is None
+
+
+def test_a_file_name_that_means_a_removal_fails_with_its_line(builds: Builds) -> None:
+    with pytest.raises(BuildFailed, match=r"Dockerfile:2: RUN echo x > /\.wh\.x: .*rename the file"):
+        builds.build("FROM busybox\nRUN echo x > /.wh.x\n")
 
 
 def test_progress_names_stage_step_and_output(builds: Builds) -> None:
@@ -550,6 +584,7 @@ KILLED = """
 import sys
 from runtime.api import BuildRequest
 from runtime.build.builder import build
+from runtime.build.cache import keep_recent
 from runtime.image.store import ImageStore
 from runtime.layout import Layout
 from tests.support.build_step import run_in_chroot
