@@ -80,7 +80,7 @@ def sync_filesystem(path: str) -> None:
 
 
 def write_durably(path: str, data: bytes) -> None:
-    """Replace `path` by `data`: after a crash it holds all of the old or all of the new. Call under the store's lock."""
+    """Replace `path` by `data`, whole or not at all even after a power cut. Call under the store's lock."""
     folder, name = os.path.split(path)
     temporary = f"{folder}/{TEMPORARY}{os.getpid()}-{os.urandom(4).hex()}-{name[:100]}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -212,7 +212,7 @@ def begin_ingest(layout: Layout) -> Ingest:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.mkdir(f"{path}/layer", 0o700)
         os.mkdir(f"{path}/layer/fs", 0o755)
-        os.chmod(f"{path}/layer/fs", 0o755)
+        os.chmod(f"{path}/layer/fs", 0o755)  # noqa: S103 - it is `/` of containers, whatever the umask
     except BaseException:
         if lock >= 0:
             os.close(lock)

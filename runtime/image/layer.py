@@ -147,7 +147,8 @@ def _inflate() -> tuple[Callable[[], Any], type[Exception]]:
         import zlib
 
         return lambda: zlib.decompressobj(31), zlib.error
-    return lambda: isal_zlib.decompressobj(31), isal_zlib.error
+    failure: Any = isal_zlib.error
+    return lambda: isal_zlib.decompressobj(31), failure
 
 
 class _Zstd:

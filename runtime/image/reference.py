@@ -21,7 +21,7 @@ LONGEST = 255
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A parsed name; `host` is "docker.io" and `tag` "latest" where the text leaves them out (a digest needs no tag)."""
+    """A parsed name; `host` is "docker.io" and `tag` "latest" where the text leaves them out."""
 
     host: str
     path: str

@@ -26,7 +26,8 @@ class Entry:
     """
 
     __slots__ = (
-        "extents", "gid", "kind", "link", "major", "minor", "mode", "mtime_ns", "name", "size", "stored", "uid", "xattrs",
+        "extents", "gid", "kind", "link", "major", "minor", "mode", "mtime_ns", "name", "size", "stored", "uid",
+        "xattrs",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -98,8 +99,8 @@ class TarReader:
     def content(self) -> Iterator[memoryview]:
         """What the stream holds of the latest entry, in order; read at most once."""
         while self._left:
-            if not self._buffer:
-                self._fill()
+            if not self._buffer and not self._fill():
+                raise CorruptContent("cannot read tar: it is truncated")
             part = self._buffer[: self._left]
             self._buffer = self._buffer[len(part) :]
             self._left -= len(part)
@@ -124,12 +125,12 @@ class TarReader:
             self._take(self._padding)
             self._padding = 0
 
-    def _fill(self) -> None:
+    def _fill(self) -> bool:
         for chunk in self._chunks:
             if chunk:
                 self._buffer = memoryview(chunk)
-                return
-        raise CorruptContent("cannot read tar: it is truncated")
+                return True
+        return False
 
     def _take(self, count: int, at_end: bool = False) -> bytes:
         if len(self._buffer) >= count:
@@ -139,15 +140,13 @@ class TarReader:
         parts = bytearray(self._buffer)
         self._buffer = memoryview(b"")
         while len(parts) < count:
-            try:
-                self._fill()
-            except CorruptContent:
+            if not self._fill():
                 if at_end and not parts:
                     return b""
-                raise
-            part = self._buffer[: count - len(parts)]
-            self._buffer = self._buffer[len(part) :]
-            parts += part
+                raise CorruptContent("cannot read tar: it is truncated")
+            more = self._buffer[: count - len(parts)]
+            self._buffer = self._buffer[len(more) :]
+            parts += more
         return bytes(parts)
 
     def _entry(self, block: bytes, kind: bytes, pax: dict[bytes, bytes], pairs: list[tuple[bytes, bytes]]) -> Entry:
@@ -219,7 +218,8 @@ class TarReader:
 
     def _sparse_map(self, entry: Entry) -> tuple[list[int], int]:
         """Format 1.0: decimal numbers, one a line, at the start of the content, padded to a block."""
-        text, numbers, wanted, used = b"", [], -1, 0
+        numbers: list[int] = []
+        text, wanted, used = b"", -1, 0
         while wanted < 0 or len(numbers) < wanted:
             while b"\n" not in text:
                 if self._left < BLOCK or len(text) > 32:

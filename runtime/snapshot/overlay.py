@@ -30,7 +30,7 @@ class Writable:
 
 
 def prepare(directory: str) -> Writable:
-    """Make upper, work and merged below `directory` (0700: layers hold set-uid programs that no host user may reach)."""
+    """Make upper, work and merged below `directory`, which is 0700: no host user may reach its set-uid programs."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     writable = Writable(f"{directory}/upper", f"{directory}/work", f"{directory}/merged")
     for path in (writable.upper, writable.work, writable.merged):
@@ -38,7 +38,7 @@ def prepare(directory: str) -> Writable:
             os.mkdir(path, 0o755)
         except FileExistsError:
             continue
-        os.chmod(path, 0o755)  # the upper's mode is the mode of `/` in the container, whatever the umask
+        os.chmod(path, 0o755)  # noqa: S103 - the upper's mode is the mode of `/` in the container, whatever the umask
     clear_volatile(writable.work)
     return writable
 

@@ -17,7 +17,9 @@ from typing import Any
 from runtime.image.store import ImageRecord, ImageStore
 
 BUSYBOX = "/usr/bin/busybox"
-PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\napp:x:1000:1000:app:/home/app:/bin/sh\n"
+PASSWD = (
+    "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\napp:x:1000:1000:app:/home/app:/bin/sh\n"
+)
 GROUP = "root:x:0:\nnogroup:x:65534:\napp:x:1000:\nextra:x:2000:app\n"
 
 
@@ -104,7 +106,7 @@ def _oci_members(images: Mapping[str, Sequence[bytes]], gzip_layers: bool) -> di
                 for layer in layers
             ],
         }
-        descriptor = keep(json.dumps(manifest).encode(), manifest["mediaType"])
+        descriptor = keep(json.dumps(manifest).encode(), str(manifest["mediaType"]))
         manifests.append({**descriptor, "annotations": {"org.opencontainers.image.ref.name": ref}})
     members["index.json"] = json.dumps({"schemaVersion": 2, "manifests": manifests}).encode()
     return members
