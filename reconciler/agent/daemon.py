@@ -203,11 +203,11 @@ class Agent:
 
 def _load_what_rounds_need() -> None:
     """The first round after a crash must not wait for an import."""
-    import networkx  # noqa: F401
-
     import reconciler.executor
-    import reconciler.graph
     import reconciler.removal  # noqa: F401
+    from reconciler.graph import ResourceGraph
+
+    ResourceGraph({})
 
 
 class _Signals:

@@ -62,8 +62,9 @@ def agent(
 
 
 def _run(files: Sequence[str], profiles: Sequence[str], interval: float | None, poll: float | None) -> int:
-    from reconciler.agent.daemon import POLL, RESYNC, run_agent
+    from reconciler.agent.daemon import POLL, run_agent
     from reconciler.cli.manifests import load_with_revision
+    from reconciler.loop import RESYNC
 
     used, layout = engine(), session().layout
     return run_agent(

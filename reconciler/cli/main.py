@@ -13,7 +13,7 @@ COMMANDS = {
     "plan": ("plan:plan", "Show what apply would change, field by field, with the reason."),
     "apply": ("apply:apply", "Make it so: converge what runs to what the manifests declare."),
     "status": ("status:status", "Show stacks and the state of their resources."),
-    "explain": ("explain:explain", "Say why one resource is as it is."),
+    "explain": ("status:explain", "Say why one resource is as it is."),
     "logs": ("logs:logs", "Show the output of a service, its replicas merged by time."),
     "exec": ("exec:exec_", "Run a command in a running replica of a service."),
     "destroy": ("destroy:destroy", "Remove a stack; its volumes only when asked to."),

@@ -648,7 +648,12 @@ class FakeEngine:
         return {"images": {"count": len(self._images), "bytes": 0}}
 
     def collect_garbage(self) -> None:
-        self._called("collect_garbage", "")
+        """Ended containers that remove themselves go here, not at their end: log and exit code are read first."""
+        with self._changed:
+            self._called("collect_garbage", "")
+            for container in list(self._containers.values()):
+                if container.spec.auto_remove and container.runs and not container.live:
+                    self._containers.pop(container.id)
 
     def close(self) -> None:
         return
@@ -707,8 +712,6 @@ class FakeEngine:
         )
         container.runs = [*container.runs[:-1], run]
         self._event(container, "exit", {"exit_code": str(code)})
-        if container.spec.auto_remove:
-            self._containers.pop(container.id, None)
 
 
 def _digest(value: Any) -> str:
