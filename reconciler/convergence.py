@@ -435,7 +435,7 @@ def destroy(
     Raises NotFound when neither an object nor a record of the stack exists. Run again, it does nothing.
     """
     from reconciler.executor import WaitOptions, execute
-    from reconciler.removal import make_destroy_plan
+    from reconciler.planner import make_destroy_plan
 
     with stack_lock(generations.root, stack, lock_wait):
         observed = observe(engine, stack)

@@ -6,6 +6,7 @@ can refuse to take them over.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -24,6 +25,7 @@ from reconciler.model import (
 )
 from runtime.api import ContainerState, Engine, ImageInfo, Labels, NetworkInfo, Snapshot, VolumeInfo
 
+_ID = re.compile(r"(sha256:)?[0-9a-f]{12,64}")
 _KINDS = frozenset(get_args(Kind))
 _CONDITIONS = frozenset(get_args(Condition))
 
@@ -79,6 +81,14 @@ class Observed:
     """All networks of the root, whoever made them."""
     volume_names: frozenset[str]
     volume_owners: Mapping[str, Labels]
+
+    def find_image(self, reference: str) -> ImageInfo | None:
+        """By name, in any of its spellings (`nginx`, `nginx:latest`, `docker.io/library/nginx`), or by id."""
+        found = self.images.get(reference) or self.images.get(_plain_name(reference))
+        if found is None and len(reference) >= 12 and _ID.fullmatch(reference):
+            digits = reference.removeprefix("sha256:")
+            found = next((one for id, one in self.images.items() if id.startswith(f"sha256:{digits}")), None)
+        return found
 
     @property
     def empty(self) -> bool:
@@ -152,6 +162,12 @@ def needs_from_json(value: Json) -> tuple[Need, ...]:
             if key is not None:
                 needs.append(Need(key, item[1], bool(item[2]), bool(item[3])))
     return tuple(needs)
+
+
+def _plain_name(reference: str) -> str:
+    for prefix in ("docker.io/", "index.docker.io/"):
+        reference = reference.removeprefix(prefix)
+    return reference.removeprefix("library/").removesuffix(":latest")
 
 
 def _number(text: str) -> int:

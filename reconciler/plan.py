@@ -114,10 +114,14 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What the loop remembers of a failed action: leave this resource alone until then."""
+    """What the loop remembers of a failed action: leave this resource alone until then.
+
+    `verb` of the action that failed: after a failed create or replace what runs already is looked after as ever.
+    """
 
     reason: str
     until: float
+    verb: str = ""
 
 
 @dataclass(frozen=True, slots=True)

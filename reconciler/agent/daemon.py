@@ -204,7 +204,7 @@ class Agent:
 def _load_what_rounds_need() -> None:
     """The first round after a crash must not wait for an import."""
     import reconciler.executor
-    import reconciler.removal  # noqa: F401
+    import reconciler.planner  # noqa: F401
     from reconciler.graph import ResourceGraph
 
     ResourceGraph({})

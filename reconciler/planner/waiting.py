@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from reconciler.drafts import Draft
 from reconciler.model import Need
+from reconciler.planner.drafts import Draft
 
 State = Literal[
     "present", "running", "starting", "healthy", "completing", "completed", "exited", "held", "blocked"

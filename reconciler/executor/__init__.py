@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from reconciler.executor.proof import NoProber, Prober, Proof, ProofResult
+from reconciler.executor.steps import StepFailed, Steps
 from reconciler.model import Desired, Key
 from reconciler.plan import Action, Plan, Wait
-from reconciler.proof import NoProber, Prober, Proof, ProofResult
-from reconciler.steps import StepFailed, Steps
 from runtime.api import Engine
 from runtime.errors import EngineError
 

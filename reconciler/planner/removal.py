@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 
-from reconciler.drafts import Draft, number
 from reconciler.model import Desired, Key
 from reconciler.observed import Instance, Observed, declared_part
 from reconciler.plan import Plan, Reason
+from reconciler.planner.drafts import Draft, number
 
 SMALLEST_BUDGET = 3
 LEAVING = ("remove", "replace", "stop")
@@ -48,9 +48,7 @@ def over_budget(desired: Desired, observed: Observed, removals: Collection[Draft
     return f"pruning would remove {len(removals)} objects ({shown}), more than the deletion budget of {limit}"
 
 
-def add_removals(
-    observed: Observed, drafts: Mapping[Key, list[Draft]], removals: list[Draft], recreated: Collection[Draft] = ()
-) -> None:
+def add_removals(observed: Observed, drafts: Mapping[Key, list[Draft]], removals: list[Draft]) -> None:
     """Order the removals, and drop (in place) those of networks that something keeps using."""
     from reconciler.graph import order_removal
 
@@ -69,7 +67,7 @@ def add_removals(
     networks += [
         draft for found in drafts.values() for draft in found if draft.key.kind == "network" and draft.verb == "remove"
     ]
-    if not networks and not recreated:
+    if not networks:
         return
     leaving = {draft.object_id: draft for draft in removals if draft.object_id}
     for found in drafts.values():
