@@ -56,7 +56,7 @@ def build(
         run_step=run_step,
         cache=StepCache(layout, store),
         context=tree,
-        digests=FileDigests(request.context, layout.build_cache),
+        digests=FileDigests(request, layout.build_cache),
         find_image=lambda reference, line: _find_image(store, name, file, reference, line),
         now=_now,
     )

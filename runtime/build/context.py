@@ -12,18 +12,17 @@ import os
 import posixpath
 import stat
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from runtime.api import BuildRequest
 from runtime.build.dockerignore import Ignore, parse_ignore
-from runtime.build.instructions import Copy, Onbuild
-from runtime.build.parse import parse, parse_trigger
 from runtime.build.sources import Item, SourceTree, open_tree
-from runtime.build.stages import BuildPlan, plan_build
 from runtime.errors import InvalidSpec
 
-_CHUNK = 1 << 20
+if TYPE_CHECKING:
+    from runtime.build.stages import BuildPlan
+
 _MAX_DOCKERFILE = 16 << 20
 _SETTLED = 2_000_000_000
 VERSION = "1"
@@ -73,26 +72,41 @@ def open_context(request: BuildRequest) -> SourceTree:
 
 
 class FileDigests:
-    """Digests of a context's files, remembered in a file below `cache_dir` (nowhere when it is None)."""
+    """What is known of one request's context, in a file below `cache_dir` (nowhere when it is None).
 
-    def __init__(self, context: str, cache_dir: str | None) -> None:
+    Digests of files by path, and the sources that its Dockerfile copies, so that it need not be parsed for every plan.
+    """
+
+    def __init__(self, request: BuildRequest, cache_dir: str | None) -> None:
         self._path = ""
         if cache_dir is not None and os.path.isdir(cache_dir):
-            name = hashlib.sha256(os.path.realpath(context).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-            self._path = f"{cache_dir}/context-{name}.json"
-        self._known: dict[str, list[Any]] = self._load()
+            identity = [os.path.realpath(request.context), request.dockerfile, request.target]
+            name = "inline" if request.dockerfile_inline else "file"
+            text = json.dumps([*identity, name])
+            self._path = f"{cache_dir}/context-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+        self._known: dict[str, list[Any]] = {}
+        self._sources: list[Any] = []
+        self._load()
         self._used: dict[str, list[Any]] = {}
         self._changed = False
 
-    def _load(self) -> dict[str, list[Any]]:
+    def _load(self) -> None:
         if not self._path:
-            return {}
+            return
         try:
             with open(self._path, "rb") as file:
                 known = json.load(file)
         except (OSError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
+            return
+        if isinstance(known, dict) and isinstance(known.get("files"), dict) and isinstance(known.get("sources"), list):
+            self._known, self._sources = known["files"], known["sources"]
+
+    def sources(self, key: str, find: Callable[[], list[str]]) -> list[str]:
+        """`find()`, unless it was found for the same `key` before."""
+        if len(self._sources) != 2 or self._sources[0] != key:
+            self._sources = [key, find()]
+            self._changed = True
+        return [str(pattern) for pattern in self._sources[1]]
 
     def digest(self, item: Item, path: str) -> str:
         """The digest of a regular file's content; `path` is its place in the context."""
@@ -116,7 +130,7 @@ class FileDigests:
         try:
             try:
                 with open(temporary, "w", encoding="utf-8") as file:
-                    json.dump(self._used, file)
+                    json.dump({"sources": self._sources, "files": self._used}, file)
                 os.rename(temporary, self._path)
             except OSError:
                 os.unlink(temporary)
@@ -157,6 +171,9 @@ def _content(item: Item, place: str, digests: FileDigests | None) -> str:
 
 def local_sources(plan: BuildPlan) -> list[str]:
     """What of the context the needed stages can read; ["."] when a variable decides."""
+    from runtime.build.instructions import Copy, Onbuild
+    from runtime.build.parse import parse_trigger
+
     patterns: set[str] = set()
     for planned in plan.stages:
         for command in planned.stage.commands:
@@ -176,14 +193,21 @@ def context_digest(request: BuildRequest, cache_dir: str | None = None) -> str:
     (ONBUILD) of a base image are unknown here: what they copy counts only when the Dockerfile copies it too.
     """
     name, text = read_dockerfile(request)
-    plan = plan_build(parse(text, name), request.target, request.args)
-    header = [VERSION, text, sorted(request.args.items()), request.target, request.network]
-    digest = hashlib.sha256(json.dumps(header).encode())
+    header = json.dumps([VERSION, text, sorted(request.args.items()), request.target, request.network]).encode()
+    digest = hashlib.sha256(header)
     tree = open_context(request)
     try:
-        digests = FileDigests(request.context, cache_dir)
-        digest.update(tree_digest(tree, local_sources(plan), digests).encode())
-        digests.save()
+        known = FileDigests(request, cache_dir)
+        sources = known.sources(digest.hexdigest(), lambda: _find_sources(request, name, text))
+        digest.update(tree_digest(tree, sources, known).encode())
+        known.save()
     finally:
         tree.close()
     return f"sha256:{digest.hexdigest()}"
+
+
+def _find_sources(request: BuildRequest, name: str, text: str) -> list[str]:
+    from runtime.build.parse import parse
+    from runtime.build.stages import plan_build
+
+    return local_sources(plan_build(parse(text, name), request.target, request.args))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,19 @@ def test_remembered_digests_spare_reading_until_a_file_changes(tmp_path: Path, m
     assert reads == ["b"]
 
 
+def test_a_known_dockerfile_is_not_parsed_again(tmp_path: Path) -> None:
+    root, cache = make(tmp_path / "ctx", {"a": "1"}), tmp_path / "cache"
+    cache.mkdir()
+    digest(root, "FROM x\nCOPY a /x\n", cache)
+    script = (
+        "import sys\nfrom runtime.api import BuildRequest\nfrom runtime.build.context import context_digest\n"
+        "context_digest(BuildRequest(context=sys.argv[1]), sys.argv[2])\n"
+        "print([name for name in sys.modules if name in ('runtime.build.parse', 'runtime.build.stages')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, root, cache], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_a_file_changed_just_now_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, cache = make(tmp_path / "ctx", {"a": "1"}), tmp_path / "cache"
     cache.mkdir()
@@ -219,7 +234,7 @@ def test_a_damaged_or_unwritable_cache_changes_nothing(tmp_path: Path, monkeypat
     text = "FROM x\nCOPY a /x\n"
     first = digest(root, text, cache)
     (file,) = cache.iterdir()
-    for damage in ("{", "[]", '{"a": 3}', '{"a": []}'):
+    for damage in ("{", "[]", '{"files": {"a": 3}, "sources": []}', '{"files": {"a": []}, "sources": [1, 2, 3]}'):
         file.write_text(damage)
         assert digest(root, text, cache) == first
     assert digest(root, text, tmp_path / "absent") == first
