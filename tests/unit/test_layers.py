@@ -25,7 +25,7 @@ HOME_OF_PACKAGE = {
     "dnslib": ("runtime.network.names",),
     "apscheduler": ("reconciler.agent.schedule",),
     "aiohttp": ("reconciler.agent.server", "reconciler.agent.client"),
-    "watchfiles": ("reconciler.source.watch",),
+    "watchfiles": ("reconciler.source",),
     "isal": ("runtime.image.layer",),
     "backports": ("runtime.image.layer",),
     "click": ("reconciler.cli",),
