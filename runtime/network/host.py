@@ -21,6 +21,8 @@ from runtime.network.records import NetworkRecord
 IFF_LOWER_UP = 1 << 16
 IFLA_BR_MCAST_SNOOPING = 23
 RTN_UNICAST, RTN_LOCAL = 1, 2
+RTM_SETLINK, AF_BRIDGE = 19, 7
+IFLA_PROTINFO, IFLA_BRPORT_MODE, NLA_F_NESTED = 12, 4, 0x8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,26 @@ def ensure_bridge(record: NetworkRecord, alias: str) -> None:
                 kernel.request(netlink.address_message(index, address))
             except FileExistsError:
                 pass
+
+
+def reflect(name: str) -> None:
+    """Let the bridge send frames back out of the port they came in by (hairpin mode); absent is fine.
+
+    Where br_netfilter is loaded, as beside Docker, a container's packet to its own published port is DNATed while
+    still on the bridge, and would be dropped for having to leave by the port that it entered.
+    """
+    try:
+        index = socket.if_nametoindex(name)
+    except OSError:
+        return
+    body = struct.pack("=BxHiII", AF_BRIDGE, 0, index, 0, 0)
+    body += netlink.attribute(IFLA_PROTINFO | NLA_F_NESTED, netlink.attribute(IFLA_BRPORT_MODE, b"\1"))
+    with netlink.NetlinkSocket() as kernel:
+        try:
+            kernel.request(netlink.message(RTM_SETLINK, netlink.NLM_F_ACK, body))
+        except OSError as error:
+            if error.errno not in (errno.ENODEV, errno.EINVAL):
+                raise
 
 
 def remove_link(name: str) -> None:

@@ -17,7 +17,7 @@ from runtime.network.damage import bridge_damage, forwarding_damage, interface_d
 from runtime.network.endpoint import Endpoint
 from runtime.network.firewall import Firewall
 from runtime.network.foreign import ForeignRules
-from runtime.network.host import Host, enable_forwarding, ensure_bridge, remove_link, taken_space
+from runtime.network.host import Host, enable_forwarding, ensure_bridge, reflect, remove_link, taken_space
 from runtime.network.ipam import plan_subnets
 from runtime.network.nft import Nft
 from runtime.network.ports import Ports, SocketHolder
@@ -189,6 +189,8 @@ class Networks:
 
     def publish(self, container_id: str, endpoint: Endpoint) -> None:
         """From now on names and published ports lead to it, as its health allows."""
+        for interface in self.addresses.interfaces(container_id) if endpoint.ports else ():
+            reflect(interface["host_ifname"])
         self.publisher.publish(container_id, endpoint)
 
     def withdraw(self, container_id: str) -> None:
@@ -215,6 +217,7 @@ class Networks:
             name = restore_interface(pid, interface, self.layout.link_prefix)
             if name != interface["host_ifname"]:
                 self.addresses.rename_link(container_id, interface["host_ifname"], name)
+            reflect(name)
 
     def hosts_and_resolv(
         self,
