@@ -32,11 +32,11 @@ class Manner:
     check: Callable[[], None]
 
 
-def make_directories(path: str, owner: Owner, mode: int = 0o755) -> bool:
-    """Make `path` and its missing parents, symlinks followed; returns whether `path` itself was made."""
+def make_directories(path: str, owner: Owner, mode: int = 0o755) -> None:
+    """Make `path` and its missing parents, symlinks followed. What exists stays as it is."""
     path = os.path.realpath(path)
     if os.path.isdir(path):
-        return False
+        return
     parent = posixpath.dirname(path)
     if parent != path:
         make_directories(parent, owner, mode)
@@ -48,7 +48,6 @@ def make_directories(path: str, owner: Owner, mode: int = 0o755) -> bool:
         raise CopyError(f'"{parent}" is not a directory') from None
     os.chown(path, *owner)
     os.chmod(path, mode)
-    return True
 
 
 def place(dest: str, name: str, into_directory: bool) -> str:
@@ -70,15 +69,18 @@ def write_document(dest: str, name: str, data: bytes, into_directory: bool, mann
 
 
 def copy_match(tree: SourceTree, match: Match, dest: str, into_directory: bool, manner: Manner) -> None:
-    """One source: a directory's content goes into `dest`, a file to or into it."""
+    """One source: a directory's content goes into `dest`, a file to or into it.
+
+    As in docker it is the content only: the directory `dest`, when made, gets mode 0755 and not its source's.
+    """
     made_for = manner.owner or (0, 0)
     if match.is_dir:
         target = os.path.realpath(dest)
-        made = make_directories(target, made_for)
+        make_directories(target, made_for)
     else:
         target = place(dest, match.name, into_directory)
-        made = make_directories(posixpath.dirname(target), made_for)
-    _Copier(tree, manner).copy(match.path, target, made)
+        make_directories(posixpath.dirname(target), made_for)
+    _Copier(tree, manner).copy(match.path, target)
 
 
 class _Copier:
@@ -88,26 +90,24 @@ class _Copier:
         self.links: dict[tuple[int, int], str] = {}
         self.folders: list[tuple[str, os.stat_result]] = []
 
-    def copy(self, path: str, target: str, top_is_new: bool) -> None:
+    def copy(self, path: str, target: str) -> None:
         for item in self.tree.walk(path):
             self.manner.check()
             place = f"{target}/{item.path}" if item.path else target
             if stat.S_ISDIR(item.info.st_mode):
-                self.copy_directory(item, place, item.path == "" and not top_is_new)
+                if item.path:
+                    self.copy_directory(item, place)
             elif not stat.S_ISSOCK(item.info.st_mode):
                 self.copy_leaf(item, place)
         for folder, info in reversed(self.folders):
             os.utime(folder, ns=(info.st_atime_ns, info.st_mtime_ns))
 
-    def copy_directory(self, item: Item, target: str, leave: bool) -> None:
-        if leave:  # an existing destination keeps its own attributes
-            return
-        if item.path:
-            try:
-                os.mkdir(target, 0o700)
-            except FileExistsError:
-                if not stat.S_ISDIR(os.lstat(target).st_mode):
-                    raise CopyError(f'cannot copy a directory over "{target}", which is none') from None
+    def copy_directory(self, item: Item, target: str) -> None:
+        try:
+            os.mkdir(target, 0o700)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(target).st_mode):
+                raise CopyError(f'cannot copy a directory over "{target}", which is none') from None
         fd = os.open(item.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=item.folder)
         try:
             self.set_attributes(target, item.info, fd)

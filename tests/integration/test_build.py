@@ -196,11 +196,14 @@ def test_modes_links_and_times_are_kept_and_the_owner_is_root(builds: Builds) ->
         os.chown(path, 1234, 1234)
     (builds.context / "d/run").chmod(0o4750)
     os.utime(builds.context / "d/run", (1_000_000_000, 1_000_000_000))
-    (builds.context / "d").chmod(0o751)
+    (builds.context / "d/sub").mkdir()
+    (builds.context / "d/sub").chmod(0o751)
+    (builds.context / "d").chmod(0o711)
     record = builds.build("FROM scratch\nCOPY d /d\n")
     assert owner(builds.stat(record, "/d/run")) == (0, 0, 0o4750)
     assert builds.stat(record, "/d/run").st_mtime == 1_000_000_000
-    assert owner(builds.stat(record, "/d")) == (0, 0, 0o751)
+    assert owner(builds.stat(record, "/d")) == (0, 0, 0o755)
+    assert owner(builds.stat(record, "/d/sub")) == (0, 0, 0o751)
     place = path_in_layers(builds.store.lower_dirs(record), None, "/d")
     assert os.readlink(f"{place}/link") == "../outside"
     assert os.stat(f"{place}/plain").st_ino == os.stat(f"{place}/twin").st_ino
@@ -229,11 +232,12 @@ def test_an_unknown_owner_or_mode_fails_with_the_line(builds: Builds) -> None:
 
 def test_files_of_a_stage_keep_their_owners(builds: Builds) -> None:
     record = builds.build(
-        "FROM busybox AS a\nRUN mkdir -m 700 /d && echo x > /d/f && chown 7:8 /d /d/f\n"
+        "FROM busybox AS a\nRUN mkdir -p -m 700 /d/sub && echo x > /d/f && chown -R 7:8 /d\n"
         "FROM scratch\nCOPY --from=a /d /d\n"
     )
     assert owner(builds.stat(record, "/d/f"))[:2] == (7, 8)
-    assert owner(builds.stat(record, "/d")) == (7, 8, 0o700)
+    assert owner(builds.stat(record, "/d/sub")) == (7, 8, 0o700)
+    assert owner(builds.stat(record, "/d")) == (0, 0, 0o755)  # the content was copied, not the directory
 
 
 def test_existing_parents_keep_their_attributes_and_siblings_stay(builds: Builds) -> None:
