@@ -49,6 +49,8 @@ __all__ = [
 RESYNC = 15.0
 BUSY_PAUSE = 0.5
 """Between two tries for the lock of a stack that another process works on."""
+LOCK_PATIENCE = 30.0
+"""The stack's own worker lets go at its next step; nobody has to wait for that by hand."""
 STUCK_PAUSE = 1.0
 BRIEF = 0.2
 """A condition that holds within this moment is waited for; any other is met by a later round."""
@@ -144,8 +146,7 @@ class Loop:
 
         stack = self._stack(desired.stack)
         with stack.giving_way():
-            # Its own worker lets go at its next step; nobody has to wait for that by hand.
-            options = replace(options, lock_wait=max(options.lock_wait, 30.0))
+            options = replace(options, lock_wait=max(options.lock_wait, LOCK_PATIENCE))
             return converge(
                 self.engine, self.generations, desired, options,
                 on_event=both, prober=self.prober, stop=self._stopping.is_set, clock=self.clock,
@@ -169,7 +170,7 @@ class Loop:
         with self._stack(name).giving_way():
             return destroy(
                 self.engine, self.generations, name,
-                volumes=volumes, timeout=timeout, lock_wait=max(lock_wait, 30.0), on_event=on_event,
+                volumes=volumes, timeout=timeout, lock_wait=max(lock_wait, LOCK_PATIENCE), on_event=on_event,
             )  # fmt: skip
 
     def held(self) -> list[Held]:
@@ -450,7 +451,7 @@ class _Stack:
                     replace(plan, actions=actions), desired, loop.engine,
                     generation=generation.number,
                     on_event=teller(loop.tell, loop.generations, self.name, generation.number),
-                    wait=_brief(loop.prober), stop=self._must_let_go,
+                    wait=_brief(loop.prober), stop=loop.is_stopping,
                 )  # fmt: skip
         except (EngineError, InputError) as error:
             self._say(str(error))

@@ -34,11 +34,11 @@ class Retries:
         self._holds.clear()
         self._changes.clear()
 
-    def failed(self, key: Key, kind: str, reason: str, now: float) -> Hold:
-        """An action on `key` failed by an error of class `kind`: hold it back, longer each time in a row."""
+    def failed(self, key: Key, kind: str, reason: str, now: float, verb: str = "") -> Hold:
+        """An action `verb` on `key` failed by an error of class `kind`: hold it back, longer each time in a row."""
         attempts = self._attempts.get((key, kind), 0) + 1
         self._attempts[key, kind] = attempts
-        hold = Hold(reason, now + backoff.retry_delay(attempts))
+        hold = Hold(reason, now + backoff.retry_delay(attempts), verb)
         self._holds[key] = hold
         return hold
 
@@ -65,7 +65,7 @@ class Retries:
             if hold.until <= now:
                 del self._holds[key]
             elif hold.until - now > backoff.LIMIT:
-                self._holds[key] = Hold(hold.reason, now + backoff.LIMIT)
+                self._holds[key] = Hold(hold.reason, now + backoff.LIMIT, hold.verb)
         return dict(self._holds)
 
     def attempts(self, key: Key) -> int:

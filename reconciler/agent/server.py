@@ -129,7 +129,7 @@ class Server:
                 web.get("/v1/events", self._events),
             ]
         )
-        runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
@@ -138,7 +138,7 @@ class Server:
             for stale in (temporary, self._path):
                 with suppress(FileNotFoundError):
                     os.unlink(stale)
-            site = web.UnixSite(runner, temporary, backlog=128, shutdown_timeout=1.0)
+            site = web.UnixSite(runner, temporary, backlog=128)
             await site.start()
             os.chmod(temporary, 0o600)
             os.rename(temporary, self._path)
