@@ -11,6 +11,8 @@ import os
 from runtime.cgroup.v1 import CgroupV1
 from runtime.cgroup.v2 import CgroupV2
 
+__all__ = ("CgroupV1", "CgroupV2", "detect", "normal_limits", "read_limits", "sweep_cgroups")
+
 CGROUP_ROOT = "/sys/fs/cgroup"
 KEEPER = "keeper"
 LIMITS = ("cpus", "memory", "memory_reservation", "pids")

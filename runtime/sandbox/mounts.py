@@ -186,10 +186,15 @@ def _mount_overlay_by_parts(merged: str, lowers: list[str], upper: str, work: st
 
 def _forget_volatile_mark(work: str) -> None:
     """A volatile layer refuses a second mount until this mark is gone; after an unclean boot the engine makes anew."""
-    for path in (f"{work}/work/incompat/volatile", f"{work}/work/incompat"):
+    mark = f"{work}/work/incompat/volatile"
+    try:
+        os.unlink(f"{mark}/dirty")
+    except FileNotFoundError:
+        pass
+    for path in (mark, os.path.dirname(mark)):
         try:
             os.rmdir(path)
-        except OSError:
+        except FileNotFoundError:
             continue
 
 

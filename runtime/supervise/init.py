@@ -1,0 +1,253 @@
+"""The ordered steps of a new process from fork to exec, each with the reason why it sits where it does.
+
+    supervisor                                child
+    clone3 ---------------------------------> join cgroups (version 1)
+                                              leave the host's namespaces, make network links
+                                              build the root, pivot
+    (terminal's master) <-------------------- open the terminal inside
+                                              close all descriptors of the host
+                                              limits, user, capabilities, no_new_privs, seccomp
+    status pipe at its end <----------------- exec (the pipe is close-on-exec)
+
+A step that fails writes {"message", "code"} into the report before the process ends, so end of pipe with an empty
+report means that the program runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import signal
+import socket
+import struct
+import termios
+
+from runtime import syscalls
+from runtime.sandbox import capabilities, identity, mounts, namespaces, rlimits, sysctls
+from runtime.supervise import pid1, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from runtime.cgroup import CgroupV1, CgroupV2
+
+STATUS, REPORT = 3, 4
+"""Where the two descriptors that outlive `close_descriptors` are put."""
+TIOCSPTLCK, TIOCGPTPEER, TIOCGPTN = 0x40045431, 0x5441, 0x80045430
+
+
+class Launch:
+    """What the child needs from the supervisor, opened before the fork."""
+
+    def __init__(self, request: dict[str, Any], cgroups: CgroupV1 | CgroupV2, cgroup: str) -> None:
+        self.request = request
+        self.cgroups = cgroups
+        self.cgroup = cgroup
+        self.status = self.report = -1
+        self.stdin = self.stdout = self.stderr = -1
+        self.channel = -1
+        """One end of a socket pair, to hand the terminal's master out."""
+        self.pidfd = -1
+        """The container to join, for exec."""
+        self.step = "set up"
+
+    @property
+    def all_devices(self) -> bool:
+        return bool(self.request.get("privileged"))
+
+
+def run_container(launch: Launch) -> None:
+    """Process 1 of a new container; never returns."""
+    _run(launch, _container_steps)
+
+
+def run_exec(launch: Launch) -> None:
+    """A further process of a running container; never returns."""
+    _run(launch, _exec_steps)
+
+
+def _run(launch: Launch, steps: Callable[[Launch], None]) -> None:
+    code = 125
+    try:
+        steps(launch)
+    except identity.ProgramError as error:
+        code = error.exit_code
+        _report(launch, str(error), code)
+    except (mounts.MountRefused, ValueError) as error:
+        _report(launch, str(error), code)
+    except OSError as error:
+        subject = f" {error.filename}" if error.filename else ""
+        _report(launch, f"{launch.step}{subject}: {(error.strerror or str(error)).lower()}", code)
+    except BaseException as error:
+        _report(launch, f"{launch.step}: {type(error).__name__}: {error}", code)
+    finally:
+        os._exit(code)
+
+
+def _report(launch: Launch, message: str, code: int) -> None:
+    try:
+        os.write(launch.report, wire.encode({"message": message, "code": code}))
+    except OSError:
+        pass
+
+
+def _container_steps(launch: Launch) -> None:
+    request = launch.request
+    network = request["net"]
+    host_network = network["mode"] == "host"
+    _become_inconspicuous()
+    launch.step = "set oom_score_adj"
+    rlimits.set_oom_score(int(request.get("oom_score_adj") or 0))  # while /proc is the host's
+
+    launch.step = "join cgroup"
+    _join_cgroup(launch)
+    launch.step = "make namespaces"
+    namespaces.enter_new(own_network=not host_network, interfaces=network.get("interfaces") or [])
+    os.setsid()
+    launch.step = "set sysctl"
+    sysctls.apply(request.get("sysctls") or {}, host_network=host_network)
+
+    filter_ = _read_filter(request)  # a file of the host's
+    launch.step = "mount"
+    mounts.enter_root(request, launch.cgroups.mounts_inside())
+    launch.step = "set hostname"
+    if not host_network or request.get("hostname"):
+        identity.set_names(request.get("hostname") or "", request.get("domainname") or "")
+    launch.step = "open terminal"
+    terminal = _open_terminal(launch, console=True) if request.get("tty") else -1
+    launch.step = "mask"
+    mounts.close_paths(request)
+    syscalls.new_session_keyring()
+    launch.step = "set up standard streams"
+    _place_streams(launch, terminal)
+    _close_descriptors(launch)
+    _limit_and_exec(launch, filter_, request, as_init=bool(request.get("init")))
+
+
+def _exec_steps(launch: Launch) -> None:
+    request = launch.request
+    _become_inconspicuous()
+    launch.step = "join cgroup"
+    _join_cgroup(launch)
+    filter_ = _read_filter(request)
+    launch.step = "join namespaces"
+    namespaces.join(launch.pidfd)
+    os.setsid()
+    launch.step = "open terminal"
+    terminal = _open_terminal(launch, console=False) if request.get("tty") else -1
+    syscalls.new_session_keyring()
+    launch.step = "set up standard streams"
+    _place_streams(launch, terminal)
+    _close_descriptors(launch)
+    _limit_and_exec(launch, filter_, request, as_init=False)
+
+
+def _become_inconspicuous() -> None:
+    """Not traceable by the container, whose processes see us from now on: our memory and /proc/self/exe are the host's
+
+    (CVE-2016-9962, CVE-2019-5736). exec sets it back. Signals: only what was ignored survives an exec, and Python
+    ignores two of them.
+    """
+    gc.disable()  # a collection would copy every page that is still shared with the supervisor
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _join_cgroup(launch: Launch) -> None:
+    """Before anything is allocated, so that all of it is charged to the container."""
+    if launch.cgroups.into_clone:
+        return
+    try:
+        launch.cgroups.join(launch.cgroup, all_devices=launch.all_devices)
+    except FileNotFoundError:
+        # A garbage collection took the new, still empty directories for those of a dead container.
+        launch.cgroups.create(launch.cgroup, launch.request.get("resources") or {}, all_devices=launch.all_devices)
+        launch.cgroups.join(launch.cgroup, all_devices=launch.all_devices)
+
+
+def _read_filter(request: dict[str, Any]) -> syscalls.SeccompFilter | None:
+    path = request.get("seccomp")
+    if not path:
+        return None
+    with open(path, "rb") as file:
+        return syscalls.SeccompFilter(file.read())
+
+
+def _open_terminal(launch: Launch, *, console: bool) -> int:
+    """A terminal of the container's own devpts; the master goes out to the supervisor, the slave is returned."""
+    master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+    slave = int(fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY))
+    os.fchown(slave, int(launch.request["uid"]), -1)
+    if console:
+        number = struct.unpack("i", fcntl.ioctl(master, TIOCGPTN, b"\0" * 4))[0]
+        os.close(os.open("/dev/console", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        syscalls.mount(b"/dev/pts/%d" % number, b"/dev/console", None, syscalls.MS_BIND)
+    with socket.socket(fileno=os.dup(launch.channel)) as channel:
+        socket.send_fds(channel, [b"terminal"], [master])
+    os.close(master)
+    return slave
+
+
+def _place_streams(launch: Launch, terminal: int) -> None:
+    if terminal >= 0:
+        sources = [terminal, terminal, terminal]
+    else:
+        null = os.open("/dev/null", os.O_RDWR)
+        sources = [null if fd < 0 else fd for fd in (launch.stdin, launch.stdout, launch.stderr)]
+        for fd in (launch.stdout, launch.stderr):
+            if fd >= 0 and launch.pidfd < 0:
+                # A plain user's program may open /dev/stdout anew: the pipe must be its own.
+                os.fchown(fd, int(launch.request["uid"]), int(launch.request["gid"]))
+    # Away from 0..4 first: a source must not be overwritten before it is copied.
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (*sources, launch.status, launch.report)]
+    for number, fd in enumerate(moved):
+        os.dup2(fd, number, inheritable=number < 3)
+    launch.status, launch.report = STATUS, REPORT
+
+
+def _close_descriptors(launch: Launch) -> None:
+    """Really closed, not only at exec: the working directory is entered next, and must not be reached through one."""
+    syscalls.close_range(REPORT + 1)
+
+
+def _limit_and_exec(
+    launch: Launch, filter_: syscalls.SeccompFilter | None, request: dict[str, Any], *, as_init: bool
+) -> None:
+    names, ambient = list(request.get("capabilities") or []), list(request.get("ambient") or [])
+    environment = dict(item.partition("=")[::2] for item in request["env"])
+    launch.step = "enter working directory"
+    identity.enter_directory(request.get("cwd") or "/")  # as root: its own user may not read the way there
+    launch.step = "set ulimit"
+    rlimits.apply(request.get("rlimits") or [])
+    no_new_privileges = bool(request.get("no_new_privs"))
+    launch.step = "load seccomp filter"
+    if filter_ is not None and not no_new_privileges:
+        filter_.load()  # needs CAP_SYS_ADMIN, so before capabilities go
+    launch.step = "drop capabilities"
+    capabilities.shrink_bounding_set(names)
+    launch.step = "change user"
+    identity.become(
+        int(request["uid"]), int(request["gid"]), list(request.get("groups") or []), keep_capabilities=bool(ambient)
+    )
+    launch.step = "set capabilities"
+    capabilities.limit(names if not request["uid"] or ambient else [], ambient)
+    if no_new_privileges:
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    if as_init:
+        launch.step = "fork"
+        pid1.continue_as_child(launch)
+    if request.get("tty"):
+        launch.step = "take terminal"
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    os.umask(0o022)
+    if filter_ is not None and no_new_privileges:
+        launch.step = "load seccomp filter"
+        filter_.load()  # last: it may forbid what the steps above need
+    launch.step = "exec"
+    identity.execute(list(request["argv"]), environment)
