@@ -1,5 +1,7 @@
 """How an image is built from a Dockerfile, in Compose's words."""
 
+# ruff: noqa: TRY004 - pydantic turns ValueError, and only that, into a problem of the value
+
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
@@ -30,7 +32,24 @@ class BuildSpec(Strict):
 
     later: ClassVar = {
         **dict.fromkeys(
-            ["additional_contexts", "cache_from", "cache_to", "entitlements", "extra_hosts", "no_cache_filter", "platforms", "privileged", "provenance", "pull", "sbom", "secrets", "shm_size", "ssh", "tags", "ulimits"],
+            [
+                "additional_contexts",
+                "cache_from",
+                "cache_to",
+                "entitlements",
+                "extra_hosts",
+                "no_cache_filter",
+                "platforms",
+                "privileged",
+                "provenance",
+                "pull",
+                "sbom",
+                "secrets",
+                "shm_size",
+                "ssh",
+                "tags",
+                "ulimits",
+            ],
             "",
         ),
         "isolation": "it exists on Windows only",

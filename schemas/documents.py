@@ -46,7 +46,7 @@ class NetworkDocument(NativeDocument):
 
 class VolumeDocument(NativeDocument):
     kind: Literal["Volume"]
-    spec: Annotated[VolumeSpec, Short(_empty, _NULL)] = VolumeSpec()
+    spec: Annotated[VolumeSpec, Short(_empty, _NULL)] = Field(default_factory=lambda: VolumeSpec.model_validate({}))
 
 
 class ConfigDocument(NativeDocument):
@@ -85,7 +85,7 @@ class ComposeFile(Strict):
     volumes: dict[str, Annotated[VolumeSpec, Short(_empty, _NULL)]] = Field(default_factory=dict)
     configs: dict[str, ConfigSpec] = Field(default_factory=dict)
     secrets: dict[str, SecretSpec] = Field(default_factory=dict)
-    x_holdfast: HoldfastCompose = Field(HoldfastCompose(), alias="x-holdfast")
+    x_holdfast: HoldfastCompose = Field(default_factory=HoldfastCompose, alias="x-holdfast")
     later: ClassVar = {"include": "", "jobs": "", "models": "there is no model runner"}
 
 

@@ -1,5 +1,7 @@
 """Annotated field types: how a value may be written, what it becomes, and what the JSON Schema says about it."""
 
+# ruff: noqa: TRY004 - pydantic turns ValueError, and only that, into a problem of the value
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -8,9 +10,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
-from schemas import values
+from schemas import mounts, ports, values
 
-EXTENSIONS = {"patternProperties": {"^x-": {}}}
+EXTENSIONS: Any = {"patternProperties": {"^x-": {}}}
 
 
 class Strict(BaseModel):
@@ -31,10 +33,7 @@ class Strict(BaseModel):
         if not isinstance(data, dict):
             return data
         # an attribute without a value is one that is not given
-        if None in data.values():
-            given = {key: value for key, value in data.items() if value is not None}
-        else:
-            given = data
+        given = {key: value for key, value in data.items() if value is not None} if None in data.values() else data
         if not info.context:
             return given
         known = cls.attribute_names()
@@ -232,8 +231,8 @@ def _address(value: Any) -> str:
     return values.parse_host_ip_any(_string(value))
 
 
-def _tmpfs(value: Any) -> values.MountEntry:
-    return values.parse_tmpfs(_string(value))
+def _tmpfs(value: Any) -> mounts.MountEntry:
+    return mounts.parse_tmpfs(_string(value))
 
 
 def _security_option(value: Any) -> str:
@@ -265,8 +264,8 @@ Strings = Annotated[list[str], Parsed(_each(_string, one=False), _list_schema(Fa
 StringOrStrings = Annotated[list[str], Parsed(_each(_string, one=True), _list_schema(True, "string"))]
 Groups = Annotated[list[str], Parsed(_each(_name_or_number, one=False), _list_schema(False, "string", "integer"))]
 Addresses = Annotated[list[str], Parsed(_each(_address, one=True), _list_schema(True, "string"))]
-Tmpfs = Annotated[list[values.MountEntry], Parsed(_each(_tmpfs, one=True), _list_schema(True, "string"))]
-Expose = Annotated[list[str], Parsed(_each(values.parse_expose, one=False), _list_schema(False, "string", "integer"))]
+Tmpfs = Annotated[list[mounts.MountEntry], Parsed(_each(_tmpfs, one=True), _list_schema(True, "string"))]
+Expose = Annotated[list[str], Parsed(_each(ports.parse_expose, one=False), _list_schema(False, "string", "integer"))]
 Capabilities = Annotated[
     list[str],
     Parsed(_each(lambda item: values.parse_capability(_string(item)), one=False), _list_schema(False, "string")),

@@ -1,4 +1,6 @@
-"""Everything of a stack that is not a service: images, networks, volumes, configs, secrets and the stack's own settings."""
+"""What a stack has besides services: images, networks, volumes, configs, secrets and its own settings."""
+
+# ruff: noqa: TRY004 - pydantic turns ValueError, and only that, into a problem of the value
 
 from __future__ import annotations
 
@@ -149,12 +151,18 @@ class External(Strict):
     external: Bool = False
     name: str | None = None
 
-    @field_validator("external", mode="before", check_fields=False)
+    @model_validator(mode="before")
     @classmethod
-    def _no_mapping(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            raise ValueError("the old form external: {name: …} is not supported: write external: true and name: …")
-        return value
+    def _old_form(cls, data: Any) -> Any:
+        """`external: {name: X}`, which Compose still reads, means `external: true` and `name: X`."""
+        old = data.get("external") if isinstance(data, dict) else None
+        if not isinstance(old, dict):
+            return data
+        if set(old) - {"name"}:
+            raise ValueError("external must be true or false")
+        if "name" in old and data.get("name") is not None:
+            raise ValueError("name and external.name conflict: only use name")
+        return {**data, "external": True, "name": old.get("name", data.get("name"))}
 
     @field_validator("name", check_fields=False)
     @classmethod
@@ -165,13 +173,15 @@ class External(Strict):
 
     @model_validator(mode="after")
     def _nothing_else(self) -> External:
-        others = sorted(self.model_fields_set - {"external", "name", "labels" if not self.labels_given() else ""})
+        fields = type(self).model_fields
+        others = sorted(
+            fields[name].alias or name
+            for name in self.model_fields_set - {"external", "name"}
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        )
         if self.external and others:
             raise ValueError(f"external excludes {', '.join(others)}")
         return self
-
-    def labels_given(self) -> bool:
-        return bool(getattr(self, "labels", None))
 
 
 NETWORK_OPTIONS = {
@@ -235,7 +245,7 @@ class VolumeSpec(External):
     driver_opts: Options = Field(default_factory=dict)
     labels: Labels = Field(default_factory=dict)
     retain: Bool | None = None
-    x_holdfast: HoldfastVolume = Field(HoldfastVolume(), alias="x-holdfast")
+    x_holdfast: HoldfastVolume = Field(default_factory=HoldfastVolume, alias="x-holdfast")
     later: ClassVar = {"snapshot": ""}
 
     @field_validator("driver", mode="before")

@@ -1,27 +1,85 @@
 """Parsers of the small languages inside manifest values: durations, sizes, ports, mounts, signals, limits.
 
-Each takes what stands in the manifest and returns the canonical value, or raises ValueError with a message for the user.
+Each takes what stands in the manifest and returns the canonical value, or raises ValueError with a message for users.
 """
+
+# ruff: noqa: TRY004 - pydantic turns ValueError, and only that, into a problem of the value
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import shlex
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 CAPABILITIES = frozenset(
-    ["AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "BPF", "CHECKPOINT_RESTORE", "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "IPC_OWNER", "KILL", "LEASE", "LINUX_IMMUTABLE", "MAC_ADMIN", "MAC_OVERRIDE", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "PERFMON", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYSLOG", "SYS_ADMIN", "SYS_BOOT", "SYS_CHROOT", "SYS_MODULE", "SYS_NICE", "SYS_PACCT", "SYS_PTRACE", "SYS_RAWIO", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "WAKE_ALARM"]
+    [
+        "AUDIT_CONTROL",
+        "AUDIT_READ",
+        "AUDIT_WRITE",
+        "BLOCK_SUSPEND",
+        "BPF",
+        "CHECKPOINT_RESTORE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "DAC_READ_SEARCH",
+        "FOWNER",
+        "FSETID",
+        "IPC_LOCK",
+        "IPC_OWNER",
+        "KILL",
+        "LEASE",
+        "LINUX_IMMUTABLE",
+        "MAC_ADMIN",
+        "MAC_OVERRIDE",
+        "MKNOD",
+        "NET_ADMIN",
+        "NET_BIND_SERVICE",
+        "NET_BROADCAST",
+        "NET_RAW",
+        "PERFMON",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYSLOG",
+        "SYS_ADMIN",
+        "SYS_BOOT",
+        "SYS_CHROOT",
+        "SYS_MODULE",
+        "SYS_NICE",
+        "SYS_PACCT",
+        "SYS_PTRACE",
+        "SYS_RAWIO",
+        "SYS_RESOURCE",
+        "SYS_TIME",
+        "SYS_TTY_CONFIG",
+        "WAKE_ALARM",
+    ]
 )
 ULIMITS = frozenset(
-    ["as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"]
+    [
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ]
 )
-PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
-MAX_RANGE = 1000
-"""A range of more ports than this in one entry is taken for a mistake."""
 
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})(ns|us|µs|ms|s|m|h|d)")
@@ -56,7 +114,9 @@ def parse_size(value: Any) -> int:
     """Bytes, from `64m`, `1.5GB`, `512KiB` or a number; the units are powers of 1024, as in Compose."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("must be a size such as 64m or 1g")
-    text = str(value).strip()
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{value} is not a whole number of bytes")
+    text = str(value).strip().removesuffix(".0") if isinstance(value, float) else str(value).strip()
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f'"{text}" is not a size such as 512k, 64m or 1g')
@@ -86,7 +146,7 @@ def parse_cpus(value: Any) -> float:
 
 
 def parse_mode(value: Any) -> int:
-    """Permission bits: a string or a number with a leading zero is octal, as in Compose; a plain number is what it is."""
+    """Permission bits: a string or a number with a leading zero is octal, as in Compose; a plain number is itself."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError('must be permission bits such as 0440 or "0440"')
     try:
@@ -151,191 +211,6 @@ def parse_command(value: Any) -> list[str]:
     if "\0" in value:
         raise ValueError("a word cannot hold a NUL byte")
     return words
-
-
-# ---- ports ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedPort:
-    """One port of one entry; `published` 0 lets the engine choose."""
-
-    target: int
-    published: int = 0
-    protocol: str = "tcp"
-    host_ip: str = ""
-
-
-def parse_port_range(text: str, what: str = "port") -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
-    if match is None:
-        raise ValueError(f'"{text}" is not a {what} or a range of them')
-    first, last = int(match[1]), int(match[2] or match[1])
-    if not (1 <= first <= 65535 and 1 <= last <= 65535):
-        raise ValueError(f'{what} "{text}" is out of range (1 to 65535)')
-    if last < first:
-        raise ValueError(f'range "{text}" ends before it begins')
-    if last - first >= MAX_RANGE:
-        raise ValueError(f'range "{text}" holds more than {MAX_RANGE} ports')
-    return first, last
-
-
-def parse_host_ip(text: str) -> str:
-    """Canonical address, "" for every address."""
-    if not text or text == "*":
-        return ""
-    try:
-        address = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        raise ValueError(f'"{text}" is not an IP address') from None
-    if str(address) == "::1":
-        raise ValueError("cannot publish on [::1]: the kernel forwards no IPv6 loopback traffic; use 127.0.0.1")
-    return str(address)
-
-
-def expand_port(target: str, published: str, protocol: str, host_ip: str) -> list[PublishedPort]:
-    """One entry per port of the ranges. Raises ValueError when they do not match."""
-    if protocol not in ("tcp", "udp"):
-        raise ValueError(f'protocol "{protocol}" is not supported: tcp or udp')
-    first, last = parse_port_range(target, "container port")
-    address = parse_host_ip(host_ip)
-    if published in ("", "0"):
-        return [PublishedPort(port, 0, protocol, address) for port in range(first, last + 1)]
-    host_first, host_last = parse_port_range(published, "host port")
-    if host_last - host_first != last - first:
-        if first == last:
-            raise ValueError(
-                f'a range of host ports ("{published}") for one container port is not supported yet: '
-                "name one host port, or none to have one chosen"
-            )
-        raise ValueError(f'ranges "{published}" and "{target}" differ in length')
-    return [PublishedPort(first + n, host_first + n, protocol, address) for n in range(last - first + 1)]
-
-
-def parse_port(value: Any) -> list[PublishedPort]:
-    """The short form: `[[HOST_IP:]HOST:]CONTAINER[/PROTOCOL]`, each part possibly a range."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError('must be a port such as "8080:80"')
-    text, slash, protocol = str(value).strip().partition("/")
-    rest, colon, target = text.rpartition(":")
-    if not colon:
-        return expand_port(text, "", protocol.lower() if slash else "tcp", "")
-    host_ip, _, published = rest.rpartition(":")
-    if host_ip.startswith("[") != host_ip.endswith("]"):
-        raise ValueError(f'"{text}" is not a port such as "8080:80"')
-    return expand_port(target, published, protocol.lower() if slash else "tcp", host_ip)
-
-
-def parse_expose(value: Any) -> str:
-    """`8000/tcp` or `8000-8010/udp`, from a number or a string."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError("must be a port such as 8000 or 53/udp")
-    text, slash, protocol = str(value).strip().partition("/")
-    protocol = protocol.lower() if slash else "tcp"
-    if protocol not in ("tcp", "udp"):
-        raise ValueError(f'protocol "{protocol}" is not supported: tcp or udp')
-    first, last = parse_port_range(text)
-    return f"{first}/{protocol}" if first == last else f"{first}-{last}/{protocol}"
-
-
-# ---- mounts -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class MountEntry:
-    """A volume entry of a service before names and paths are resolved; tmpfs sizes in bytes."""
-
-    type: str
-    target: str
-    source: str = ""
-    read_only: bool = False
-    nocopy: bool = False
-    subpath: str = ""
-    propagation: str = "rprivate"
-    tmpfs_size: int = 0
-    tmpfs_mode: int = 0o1777
-    tmpfs_options: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=(), compare=False)
-
-
-def clean_target(text: str) -> str:
-    """An absolute path in the container without `.`, `..` and doubled slashes."""
-    if "\0" in text or "\n" in text:
-        raise ValueError("a path cannot hold a NUL byte or a newline")
-    if not text.startswith("/"):
-        raise ValueError(f'container path "{text}" must be absolute')
-    parts: list[str] = []
-    for part in text.split("/"):
-        if part == "..":
-            raise ValueError(f'container path "{text}" must not hold ".."')
-        if part not in ("", "."):
-            parts.append(part)
-    if not parts:
-        raise ValueError('cannot mount over "/"')
-    return "/" + "/".join(parts)
-
-
-def is_path(source: str) -> bool:
-    return source.startswith(("/", ".", "~"))
-
-
-def parse_volume(value: str) -> MountEntry:
-    """The short form: `[SOURCE:]TARGET[:MODE]`; a source that begins with `/`, `.` or `~` is a bind mount."""
-    if re.match(r"[A-Za-z]:[\\/]", value) or value.startswith("\\\\"):
-        raise ValueError(f'"{value}" is a Windows path, which cannot work on a Linux host')
-    parts = value.split(":")
-    if len(parts) > 3 or not all(parts):
-        raise ValueError(f'"{value}" is not of the form SOURCE:TARGET[:MODE]')
-    if len(parts) == 1:
-        return MountEntry("volume", clean_target(parts[0]))
-    source, target = parts[0], clean_target(parts[1])
-    read_only, nocopy, propagation, notes = False, False, "rprivate", []
-    for option in parts[2].split(",") if len(parts) == 3 else ():
-        if option in ("ro", "rw"):
-            read_only = option == "ro"
-        elif option == "nocopy":
-            nocopy = True
-        elif option in PROPAGATIONS:
-            propagation = option
-        elif option in ("z", "Z"):
-            notes.append(f'option "{option}" has no effect: no SELinux relabelling is done')
-        elif option not in ("cached", "delegated", "consistent"):
-            raise ValueError(f'unknown mount option "{option}": ro, rw, nocopy, z, Z or a propagation such as rshared')
-    if is_path(source):
-        return MountEntry("bind", target, source, read_only, propagation=propagation, notes=tuple(notes))
-    return MountEntry("volume", target, source, read_only, nocopy, notes=tuple(notes))
-
-
-def parse_tmpfs(value: str) -> MountEntry:
-    """`/run` or `/run:size=64m,mode=1770,noexec`."""
-    target, _, options = value.partition(":")
-    size, mode, read_only, rest = 0, 0o1777, False, []
-    for option in filter(None, options.split(",")):
-        key, equals, setting = option.partition("=")
-        if key == "size" and equals:
-            size = parse_size(setting)
-        elif key == "mode" and equals:
-            mode = parse_mode(setting)
-        elif option in ("ro", "rw"):
-            read_only = option == "ro"
-        elif option in ("exec", "noexec", "suid", "nosuid", "dev", "nodev", "noatime") or (
-            key in ("uid", "gid", "nr_inodes") and re.fullmatch(r"[0-9]{1,10}[kmg]?", setting)
-        ):
-            rest.append(option)
-        else:
-            raise ValueError(f'unknown tmpfs option "{option}"')
-    return MountEntry(
-        "tmpfs",
-        clean_target(target),
-        "",
-        read_only,
-        tmpfs_size=size,
-        tmpfs_mode=mode,
-        tmpfs_options=tuple(sorted(set(rest))),
-    )
-
-
-# ---- names, hosts, kernel settings ------------------------------------------------------------------------------
 
 
 def check_hostname(text: str) -> str:
@@ -419,7 +294,7 @@ def scalar_text(value: Any) -> str:
     if value is False:
         return "false"
     if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             return {"inf": "+Inf", "-inf": "-Inf"}.get(repr(value), "NaN")
         return repr(int(value)) if value.is_integer() and abs(value) < 1e21 else repr(value)
     return str(value)

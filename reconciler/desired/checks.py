@@ -20,7 +20,7 @@ def check_workload(document: Document, problems: list[Problem]) -> None:
     def report(attribute: str, message: str) -> None:
         problems.append(Problem(f"{document.title}: {attribute}: {message}", document.where(attribute)))
 
-    if spec.networks and spec.network_mode in ("none", "host"):
+    if spec.networks is not None and spec.network_mode is not None:
         report("network_mode", f'"{spec.network_mode}" and networks exclude each other')
     if spec.ports and spec.network_mode in ("none", "host"):
         report("ports", f'cannot be published with network_mode "{spec.network_mode}"')

@@ -109,10 +109,9 @@ class Resolution:
             self.problems.append(Problem("the stack has no name: add `name:` to the Compose file, or a Stack document"))
         elif not STACK_NAME.fullmatch(name) and not native and name not in names:
             self.problems.append(Problem(f'"{name}" is not a stack name: lower-case letters, digits, "-" and "_"'))
-        chosen = (native or compose or [None])[0]
-        if chosen is None:
-            return StackSettings(name)
-        return StackSettings(name, chosen.spec.prune, chosen.spec.deletion_budget)
+        for chosen in (*native, *compose):
+            return StackSettings(name, chosen.spec.prune, chosen.spec.deletion_budget)
+        return StackSettings(name)
 
     def object_name(self, document: Document) -> str:
         return document.spec.name or (document.name if document.spec.external else f"{self.stack}_{document.name}")
@@ -227,7 +226,7 @@ class Resolution:
                 if earlier[2] != identity:
                     self.report(
                         document,
-                        f'the image name "{name}" is also that of {earlier[1].title} at {earlier[1].mark}, which differs',
+                        f'the image name "{name}" is also that of {earlier[1].title}, which differs',
                     )
                 self.images[document.name] = earlier[0]
                 continue
@@ -357,7 +356,7 @@ class Resolution:
             "mounts": self.mounts(document, needs),
             "files": self.file_entries(document, needs),
         }
-        self.check_targets(document, parts)
+        self.check_targets(document)
         for option, path in seccomp_files(document):
             if self.facts.paths.get(path, "file") != "file":
                 self.report(document, f'there is no file "{path}"', "security_opt", option)
@@ -418,7 +417,8 @@ class Resolution:
         for index, item in enumerate(document.spec.volumes):
             entry = item.mount()
             for note in entry.notes:
-                self.warnings.append(Problem(f"{document.title}: volumes: {note}", document.where("volumes", index)))
+                where = document.where("volumes", index)
+                self.warnings.append(Problem(f"{document.title}: volumes: {note}", where, "warning"))
             source = ""
             if entry.type == "bind":
                 source = paths[index]
@@ -467,13 +467,18 @@ class Resolution:
                 )
         return sorted(result, key=lambda item: str(item["target"]))
 
-    def check_targets(self, document: Document, parts: Mapping[str, Json]) -> None:
-        seen: set[str] = set()
-        for item in (*parts["mounts"], *parts["files"]):
-            if item["target"] in seen:
-                attribute = "volumes" if document.node.get("volumes") else "configs"
-                self.report(document, f'two things are mounted at "{item["target"]}"', attribute)
-            seen.add(item["target"])
+    def check_targets(self, document: Document) -> None:
+        spec, seen = document.spec, set[str]()
+        targets = [
+            *(("volumes", index, entry.target) for index, entry in enumerate(spec.volumes)),
+            *(("tmpfs", index, entry.target) for index, entry in enumerate(spec.tmpfs)),
+            *(("configs", index, _target("config", entry)) for index, entry in enumerate(spec.configs)),
+            *(("secrets", index, _target("secret", entry)) for index, entry in enumerate(spec.secrets)),
+        ]
+        for attribute, index, target in targets:
+            if target and target in seen:
+                self.report(document, f'two things are mounted at "{target}"', attribute, index)
+            seen.add(target)
 
     def find_awaited(self) -> set[str]:
         """Names of services that some other waits for to complete."""
@@ -547,6 +552,13 @@ class Resolution:
                 self.report(
                     document, f'"{name}" is already the name of {seen[name].title} (at {other})', "container_name"
                 )
+
+
+def _target(kind: str, reference: Any) -> str:
+    try:
+        return workload.file_target(kind, reference)
+    except ValueError:
+        return ""
 
 
 def _need_order(need: Need) -> tuple[Any, ...]:

@@ -9,7 +9,8 @@ from reconciler.desired.requests import path_of, seccomp_files
 
 if TYPE_CHECKING:
     from reconciler.manifest.documents import Document
-    from schemas.values import MountEntry, PublishedPort
+    from schemas.mounts import MountEntry
+    from schemas.ports import PublishedPort
 
 Json = Any
 
@@ -57,7 +58,7 @@ def mount(entry: MountEntry, source: str) -> Json:
 
 def file_target(kind: str, reference: Any) -> str:
     """Compose's places: configs at /NAME, secrets below /run/secrets."""
-    from schemas.values import clean_target
+    from schemas.mounts import clean_target
 
     target = reference.target or reference.source
     if not target.startswith("/"):

@@ -162,8 +162,8 @@ def _sort_document(
     if not _is_ours(node, problems):
         return
     node = interpolate(node, file.variables, problems)
-    kind, name = node.text("kind"), node.text("metadata", "name")
-    place = (file.group, kind, name if kind != "Stack" else "")
+    kind_text, name_text = node.text("kind"), node.text("metadata", "name")
+    place: tuple[Any, ...] = (file.group, kind_text, name_text if kind_text != "Stack" else "")
     earlier = native.get(place)
     if earlier is not None and earlier.file is not file:
         earlier.node = merge_documents(earlier.node, node, compose=False)
@@ -264,7 +264,7 @@ def _read_native(raw: _Raw, defaults: Node | None, reading: Reading) -> None:
             dict(checked.model.metadata.labels),
             raw.variables,
             _below(checked.broken, ("spec",)),
-        )  # fmt: skip
+        )
     )
 
 

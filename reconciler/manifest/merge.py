@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from reconciler.manifest.tree import Node
 
-_REPLACED = frozenset((("command",), ("entrypoint",), ("healthcheck", "test")))
+_REPLACED: frozenset[tuple[str, ...]] = frozenset((("command",), ("entrypoint",), ("healthcheck", "test")))
 _PAIRS = frozenset(("environment", "labels", "args", "sysctls", "extra_hosts", "driver_opts", "options"))
 _NAMES = frozenset(("networks", "depends_on"))
 _ONE_OR_LIST = frozenset(("env_file", "dns", "dns_search", "tmpfs"))
@@ -76,12 +78,13 @@ def _merge(base: Node, over: Node, path: tuple[str, ...], compose: bool) -> Node
 
 def _append(base: list[Node], over: list[Node], inside: tuple[str, ...]) -> list[Node]:
     """Entries that mean the same place are replaced, the rest is appended."""
-    identify = {
+    identities: dict[tuple[str, ...], Callable[[Node], object]] = {
         ("ports",): _port_identity,
         ("volumes",): _mount_identity,
         ("configs",): _file_identity,
         ("secrets",): _file_identity,
-    }.get(inside)
+    }
+    identify = identities.get(inside)
     if identify is None:
         known = [item.value for item in base]
         return [*base, *(item for item in over if isinstance(item.value, dict | list) or item.value not in known)]

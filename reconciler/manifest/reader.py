@@ -17,6 +17,8 @@ MAX_BYTES = 8 << 20
 MAX_DEPTH = 64
 MAX_NODES = 500_000
 """Nodes of one file with every alias counted as often as it is used."""
+FREE_EXPANSION = 20_000
+"""Nodes that aliases may add in any file; beyond, at most ten times what is written out."""
 MAX_PROBLEMS = 200
 
 _NULL = frozenset(("", "~", "null", "Null", "NULL"))
@@ -58,6 +60,7 @@ class _Reader:
         self.problems = problems
         self.anchors: dict[str, tuple[Node, int] | None] = {}
         self.total = 0
+        self.expanded = 0
 
     def read(self) -> list[Node]:
         import yaml
@@ -78,7 +81,7 @@ class _Reader:
             self.report(f"is not text: {error.reason}", _mark_at(self.name, self.text, position))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            where = Mark(self.name, mark.line + 1, mark.column + 1) if mark else Mark(self.name, 1, 1)
+            where = _mark_at(self.name, self.text, mark.index) if mark else Mark(self.name, 1, 1)
             context = f" {error.context}" if error.context else ""
             self.report(f"is not YAML: {error.problem}{context}", where)
         except yaml.YAMLError as error:
@@ -124,11 +127,12 @@ class _Reader:
                     if event.anchor:
                         self.anchors[event.anchor] = (node, weight)
                 self.total += weight if kind in ("AliasEvent", "ScalarEvent") else 1
-                if self.total > MAX_NODES:
+                self.expanded += weight if kind == "AliasEvent" else 0
+                if self.total > MAX_NODES or self.expanded > FREE_EXPANSION + 10 * (self.total - self.expanded):
                     raise self.give_up("expands to too many values: aliases multiply", self.mark(event))
                 if not stack:
                     return node, weight
-                self.add(stack[-1], node, weight, self.mark(event))
+                self.add(stack[-1], node, weight, self.mark(event) if kind == "AliasEvent" else node.mark)
             event = next(self.events)
             kind = type(event).__name__
 
@@ -191,7 +195,7 @@ class _Reader:
 
     def plain(self, text: str, mark: Mark) -> Any:
         if not text or text[0] not in "-+.0123456789~nNtTfF":
-            return None if not text else text
+            return text or None
         if text in _NULL:
             return None
         if text in _TRUE or text in _FALSE:

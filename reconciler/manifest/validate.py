@@ -105,7 +105,9 @@ def _existing(data: Any, path: Path) -> Path:
     """The longest part of a pydantic location that is a place in the data: tags of unions and defaults are not."""
     steps: list[Any] = []
     for step in path:
-        if (isinstance(data, dict) and step in data) or (isinstance(data, list) and isinstance(step, int) and step < len(data)):
+        if (isinstance(data, dict) and step in data) or (
+            isinstance(data, list) and isinstance(step, int) and step < len(data)
+        ):
             data = data[step]
         else:
             continue

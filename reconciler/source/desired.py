@@ -1,4 +1,4 @@
-"""From paths to one stack's desired state in one call, with a cache of the answer for as long as all its inputs stand."""
+"""From paths to one stack's desired state in one call, with a cache that holds while all its inputs stand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load_source(
     profiles: Collection[str] = (),
     cache_dir: str | None = None,
 ) -> Loaded:
-    """As `load_desired`; with a `cache_dir`, an earlier answer is given again while nothing it came from has changed."""
+    """As `load_desired`; with a `cache_dir`, an earlier answer is given again while its inputs stand."""
     if cache_dir is None:
         return _load(fetch(paths, stdin, environ), engine, profiles)[0]
     from reconciler.source.cache import Entry, read_entry, write_entry

@@ -1,4 +1,4 @@
-"""Looks up everything outside the manifests that the resolved form depends on: the only reading between load and resolve."""
+"""Looks up all that a resolved form depends on outside the manifests: the only reading between load and resolve."""
 
 from __future__ import annotations
 

@@ -8,9 +8,13 @@ import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reconciler.manifest.texts import Source, SourceFile, Variables
 from reconciler.model import InputError, Mark, Problem
+
+if TYPE_CHECKING:
+    from threading import Event
 
 __all__ = ["Source", "SourceFile", "fetch", "watch"]
 
@@ -294,11 +298,10 @@ def _revision(files: Sequence[SourceFile], dotenvs: Sequence[str], base: str) ->
 # ---- watching ---------------------------------------------------------------------------------------------------
 
 
-def watch(paths: Sequence[str], stop: object = None, poll_ms: int = 1000) -> Iterable[None]:
+def watch(paths: Sequence[str], stop: Event | None = None, poll_ms: int = 1000) -> Iterable[None]:
     """Yields whenever something below the sources changes, and at least every `poll_ms` so that `stop` is noticed.
 
-    A hint only: events get lost on some file systems, so callers fetch again now and then without one. `stop` is a
-    threading.Event or anything with is_set().
+    A hint only: events get lost on some file systems, so callers fetch again now and then without one.
     """
     from watchfiles import watch as watch_files
 

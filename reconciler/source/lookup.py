@@ -1,4 +1,4 @@
-"""Single questions to the disk and the engine, asked when facts are gathered and again when a cached answer is checked."""
+"""Single questions to the disk and the engine, asked to gather facts and again to check a cached answer."""
 
 from __future__ import annotations
 
