@@ -141,8 +141,8 @@ def _run_mmdebstrap(
     with translating(f"make {what}"):
         os.makedirs(cache, mode=0o700, exist_ok=True)
         # apt parses what the network sends as its own user, who must be able to get there
-        os.chmod(ingest.path, 0o711)
-        os.chmod(ingest.layer, 0o711)
+        os.chmod(ingest.path, 0o711)  # noqa: S103
+        os.chmod(ingest.layer, 0o711)  # noqa: S103
         argv = [*_private(), program, *_arguments(ingest, request, cache)]
     progress(f"bootstrap: {_suite(request)} with {', '.join(request.packages) or 'no further packages'}")
     code, tail = _follow(argv, ingest.path, progress)
