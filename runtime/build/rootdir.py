@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from runtime import syscalls
 from runtime.build.sources import SourceTree
+from runtime.snapshot.overlay import is_opaque, path_in_layers
 
 T = TypeVar("T")
 _OPTIONS = b"index=off,metacopy=off,redirect_dir=off,xino=off"
@@ -100,3 +101,24 @@ class RootThread:
             except OSError as error:
                 if error.errno != errno.EINVAL or not extra:
                     raise
+
+
+def drop_unchanged(lowers: Sequence[str], upper: str) -> None:
+    """Remove from `upper` the empty directories that overlay copied up and that say nothing new.
+
+    Mounting a file in a directory of the image is enough to have it copied up; without this every RUN had a layer.
+    """
+    if not lowers:
+        return
+    for folder, _, _ in os.walk(upper, topdown=False):
+        inside = folder[len(upper) :]
+        if not inside or os.listdir(folder) or is_opaque(folder):
+            continue
+        below = path_in_layers(lowers, None, inside)
+        if below is None:
+            continue
+        new, old = os.lstat(folder), os.lstat(below)
+        if (new.st_mode, new.st_uid, new.st_gid) == (old.st_mode, old.st_uid, old.st_gid) and not [
+            name for name in os.listxattr(folder) if not name.startswith("trusted.overlay.")
+        ]:
+            os.rmdir(folder)

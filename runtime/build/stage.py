@@ -18,7 +18,7 @@ from runtime.build.dockerfile import Problem, parse_heredoc, reject
 from runtime.build.expand import ExpansionError, expand, expand_words
 from runtime.build.imageconfig import DEFAULT_PATH, StageConfig
 from runtime.build.parse import parse_trigger
-from runtime.build.rootdir import RootThread
+from runtime.build.rootdir import RootThread, drop_unchanged
 from runtime.build.sources import SourceTree
 from runtime.build.stages import BuildPlan, PlannedStage
 from runtime.build.unpack import open_archive, unpack
@@ -410,6 +410,7 @@ class StageBuild:
                 os.chmod(upper, 0o755)  # noqa: S103
                 os.mkdir(work)
                 make(ingest, upper, work)
+                drop_unchanged(self._lowers(self.layers), upper)
                 step = Step(self._add_layer(command, upper) if os.listdir(upper) else "", self.inputs.now())
             self.inputs.cache.keep(key, step)
         if step.layer:

@@ -412,6 +412,17 @@ def test_exec_form_runs_without_a_shell_and_removals_become_whiteouts(builds: Bu
     assert builds.names(record, "/etc") == ["passwd"]
 
 
+def test_a_step_that_changes_nothing_makes_no_layer_but_a_changed_directory_does(builds: Builds) -> None:
+    record = builds.build(
+        "FROM busybox\nRUN touch /etc/x && rm /etc/x\nRUN mkdir /empty\nRUN chmod 700 /empty\n"
+        "RUN rm -r /home && mkdir /home\n"
+    )
+    assert [bool(entry.get("empty_layer")) for entry in record.config["history"]] == [True, False, False, False]
+    assert len(record.layers) == 4
+    assert owner(builds.stat(record, "/empty")) == (0, 0, 0o700)
+    assert builds.names(record, "/home") == []
+
+
 def test_the_configuration_is_dockers(builds: Builds) -> None:
     record = builds.build(
         'FROM busybox\nMAINTAINER me\nLABEL a=1 "b c"="d e"\nENV X=1\nENV Y=$X\nUSER app:extra\n'
