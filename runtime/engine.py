@@ -127,14 +127,7 @@ class Engine:
             record = self.images.get(name)
             if record is None:
                 return
-            users = [container.name for container in self.store.all() if container.image_id == record.id]
-            if users and not force and len(record.names) <= 1:
-                from runtime.errors import Conflict
-
-                raise Conflict(f'cannot remove image "{name}": container "{users[0]}" uses it', "or use --force")
-            self.images.remove(name, force)
-            if not users:
-                self.collect_images(())
+            self.images.remove(name, force, [container.image_id for container in self.store.all()])
 
     def collect_images(self, keep: Sequence[str]) -> int:
         with translated("collect images"):
@@ -340,7 +333,7 @@ class Engine:
     def collect_garbage(self) -> None:
         from runtime.cgroup import sweep_cgroups
         from runtime.container.step import collect_steps
-        from runtime.system import empty_trash
+        from runtime.snapshot.overlay import empty_trash
 
         with translated("clean the state root"):
             self.images.recover()
@@ -349,7 +342,7 @@ class Engine:
             live = self.live_ids()
             self.networks.collect_garbage(live)
             sweep_cgroups(self.layout.cgroup, live)
-            empty_trash(self.layout)
+            empty_trash(self.layout.trash)
             self.client.shutdown_if_idle()
 
     def live_ids(self) -> set[str]:

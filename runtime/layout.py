@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import shutil
+from functools import cached_property
 
 RUN_BASE = "/run/holdfast"
 DEFAULT_ROOT = "/var/lib/holdfast"
@@ -53,6 +56,7 @@ class Layout:
         ):  # fmt: skip
             os.makedirs(path, mode=0o711, exist_ok=True)
         os.makedirs(self.secrets, mode=0o700, exist_ok=True)
+        self._forget_former_boot()
         os.makedirs(self.run, mode=0o700, exist_ok=True)
         for path in (self.run_containers, self.zone, self.locks):
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -63,7 +67,49 @@ class Layout:
     def run_container(self, id: str) -> str:
         return f"{self.run_containers}/{id}"
 
-    @property
-    def boot_marker(self) -> str:
-        """A file on tmpfs made by the first command after a boot; its absence means run-time state is gone."""
-        return f"{self.run}/booted"
+    def _forget_former_boot(self) -> None:
+        """Where /run is no tmpfs, run files outlive a boot and would name processes that are others by now."""
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read()
+        marker = f"{self.run}/boot"
+        if _read(marker) == boot:
+            return
+        base = os.path.dirname(self.run)
+        os.makedirs(base, mode=0o711, exist_ok=True)
+        lock = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _read(marker) != boot:
+                shutil.rmtree(self.run, ignore_errors=True)
+                os.makedirs(self.run, mode=0o700)
+                with open(marker, "w") as file:
+                    file.write(boot)
+        finally:
+            os.close(lock)
+
+    @cached_property
+    def run_secrets(self) -> str:
+        """A directory that is never on a disk: in the run directory, in /dev/shm where /run is no tmpfs, else ""."""
+        if _is_memory(self.run):
+            return f"{self.run}/secrets"
+        return f"/dev/shm/{self.cgroup}" if os.path.isdir("/dev/shm") and _is_memory("/dev/shm") else ""
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def _is_memory(path: str) -> bool:
+    """Whether the file system that holds `path` is tmpfs or ramfs (proc(5): mountinfo)."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            fields, _, rest = line.partition(" - ")
+            if fields.split(" ", 3)[2] == wanted:
+                return rest.split(" ", 1)[0] in ("tmpfs", "ramfs")
+    return False

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
 from runtime import api
-from runtime.cgroup import read_limits
+from runtime.cgroup import detect, normal_limits
 from runtime.container.lifecycle import image_config
 from runtime.container.spec import health_check, resources_request
 from runtime.container.store import ContainerRecord, ContainerStore, read_json
 from runtime.image.store import ImageRecord, ImageStore
 from runtime.layout import Layout
 from runtime.network import Networks
-
-CPU_PERIOD = 100_000
 
 
 class Observer:
@@ -25,6 +24,7 @@ class Observer:
         self.store = store
         self.images = images
         self.networks = networks
+        self._cgroups = detect()
         self._images: dict[str, ImageRecord | None] = {}
 
     def container(self, record: ContainerRecord, deep: bool) -> api.ContainerState:
@@ -87,12 +87,12 @@ class Observer:
         }
 
     def _limits_damage(self, record: ContainerRecord) -> tuple[api.Damage, ...]:
-        actual = read_limits(self.layout.cgroup, record.id)
-        wanted = resources_request(record.spec.resources)
+        actual = self._cgroups.read_limits(f"{self.layout.cgroup}/{record.id}")
+        wanted = normal_limits(resources_request(record.spec.resources))
         return tuple(
             api.Damage(f"limit {name}", str(wanted[name]), str(actual[name]))
-            for name in ("cpus", "memory", "pids")
-            if name in actual and not _same_limit(wanted[name], actual[name])
+            for name in wanted
+            if name in actual and wanted[name] != actual[name]
         )
 
     def _network_damage(self, record: ContainerRecord, pid: int) -> tuple[api.Damage, ...]:
@@ -101,16 +101,9 @@ class Observer:
         return tuple(self.networks.container_damage(record.id, pid))
 
     def volumes(self, found: list[api.VolumeInfo], records: list[ContainerRecord]) -> tuple[api.VolumeInfo, ...]:
-        import dataclasses
-
         users: dict[str, list[str]] = {}
         for record in records:
             for mount in record.spec.mounts:
                 if mount.kind == "volume":
                     users.setdefault(mount.source, []).append(record.id)
         return tuple(dataclasses.replace(volume, users=tuple(users.get(volume.name, ()))) for volume in found)
-
-
-def _same_limit(wanted: float, actual: float) -> bool:
-    """The kernel rounds memory to pages and CPU time to the period."""
-    return abs(wanted - actual) <= max(4096 if wanted > 4096 else 0, wanted * 1e-3, 1e-3)

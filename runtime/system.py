@@ -12,6 +12,7 @@ from runtime.container.store import ContainerStore
 from runtime.image.store import ImageStore
 from runtime.layout import Layout
 from runtime.network import Networks
+from runtime.snapshot.overlay import tree_size
 
 
 def describe_host(layout: Layout, networks: Networks) -> dict[str, Any]:
@@ -70,30 +71,3 @@ def disk_usage(layout: Layout, images: ImageStore, store: ContainerStore) -> dic
         "build_cache": tree_size(layout.build_cache),
         "trash": tree_size(layout.trash),
     }
-
-
-def tree_size(path: str) -> int:
-    """Allocated bytes of a tree on its own file system, each hard link counted once."""
-    total = 0
-    seen: set[int] = set()
-    stack = [path]
-    while stack:
-        try:
-            entries = list(os.scandir(stack.pop()))
-        except OSError:
-            continue
-        for entry in entries:
-            status = entry.stat(follow_symlinks=False)
-            if entry.is_dir(follow_symlinks=False):
-                stack.append(entry.path)
-            if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
-                if status.st_ino in seen:
-                    continue
-                seen.add(status.st_ino)
-            total += status.st_blocks * 512
-    return total
-
-
-def empty_trash(layout: Layout) -> None:
-    for name in os.listdir(layout.trash):
-        shutil.rmtree(f"{layout.trash}/{name}", ignore_errors=True)

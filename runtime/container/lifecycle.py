@@ -194,6 +194,7 @@ class Lifecycle:
             ports=tuple(ports),
             health="starting" if self.health_check(record) else "none",
             group=record.group,
+            dns=record.spec.dns,
         )
 
     def _forget_run(self, record: ContainerRecord) -> None:

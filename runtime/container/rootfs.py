@@ -7,14 +7,13 @@ ever mounted on the host and a kill at any instant leaves no mount behind.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
 from runtime import api
 from runtime.container.spec import tmpfs_options
 from runtime.container.store import ContainerRecord
-from runtime.errors import InvalidSpec, NotFound
+from runtime.errors import InvalidSpec, NotFound, Unsupported
 from runtime.layout import Layout
 from runtime.snapshot import overlay
 from runtime.volume import Volumes
@@ -42,11 +41,8 @@ class Rootfs:
 
     def read_text(self, path: str) -> str:
         """The text of a file as the container would see it, at most 1 MiB; "" when there is none."""
-        real = overlay.path_in_layers(self.lowers, self.upper if os.path.isdir(self.upper) else None, path)
-        if real is None or not os.path.isfile(real):
-            return ""
-        with open(real, "rb") as file:
-            return file.read(1 << 20).decode("utf-8", "replace")
+        upper = self.upper if os.path.isdir(self.upper) else None
+        return (overlay.read_in_layers(self.lowers, upper, path) or b"").decode("utf-8", "replace")
 
 
 def volume_targets(spec: api.ContainerSpec, config: dict[str, Any]) -> list[str]:
@@ -132,8 +128,15 @@ def _file_entry(index: int, file: api.File, record: ContainerRecord, layout: Lay
             f'cannot give container "{record.name}" the {kind} for {file.target}: its content is not kept here',
             "apply the manifest again",
         ) from None
-    base = layout.run_container(record.id) if file.secret else layout.container(record.id)
-    directory = f"{base}/{'secrets' if file.secret else 'configs'}"
+    if file.secret:
+        directory = f"{layout.run_secrets}/{record.id}"
+        if not layout.run_secrets:
+            raise Unsupported(
+                f'cannot give container "{record.name}" its secrets: neither /run nor /dev/shm is a tmpfs here',
+                "mount one: secrets are never written to a disk in the clear",
+            )
+    else:
+        directory = f"{layout.container(record.id)}/configs"
     os.makedirs(directory, mode=0o700, exist_ok=True)
     path = f"{directory}/{index}"
     _write(path, content, 0o600)
@@ -154,7 +157,3 @@ def _write(path: str, content: bytes, mode: int) -> None:
         os.fchmod(fd, mode)
     finally:
         os.close(fd)
-
-
-def remove_tree(path: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)

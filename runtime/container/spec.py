@@ -99,7 +99,7 @@ class SecurityOptions:
             else:
                 raise InvalidSpec(
                     f'cannot use security_opt "{option}": not supported',
-                    "no-new-privileges:true|false, seccomp=unconfined, seccomp=FILE, apparmor=unconfined, label=disable",
+                    "no-new-privileges:true|false, seccomp=unconfined|FILE, apparmor=unconfined, label=disable",
                 )
 
 

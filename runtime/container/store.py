@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 from runtime import api
 from runtime.errors import Conflict, NotFound
 from runtime.layout import Layout
+from runtime.snapshot import overlay
 
 KEPT_RUNS = 20
 
@@ -225,14 +227,12 @@ class ContainerStore:
 
     def discard(self, id: str) -> None:
         """Take the directory out of sight by one rename, then delete at leisure."""
-        grave = f"{self.layout.trash}/{id}-{secrets.token_hex(4)}"
-        try:
-            os.rename(self.layout.container(id), grave)
-        except FileNotFoundError:
-            pass
-        else:
-            shutil.rmtree(grave, ignore_errors=True)
+        overlay.remove_tree(self.layout.container(id), self.layout.trash)
         shutil.rmtree(self.layout.run_container(id), ignore_errors=True)
+        if self.layout.run_secrets:
+            shutil.rmtree(f"{self.layout.run_secrets}/{id}", ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.rmdir(self.layout.run_secrets)
 
     # ---- intent
 

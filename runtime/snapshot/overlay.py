@@ -46,13 +46,8 @@ def prepare(directory: str) -> Writable:
 def clear_volatile(work: str) -> None:
     """Forget that `work` was last mounted `volatile`: the kernel refuses to mount it again until this is said."""
     marker = f"{work}/work/incompat"
-    for path in (f"{marker}/volatile", marker):
-        try:
-            os.rmdir(path)
-        except FileNotFoundError:
-            pass
-        except NotADirectoryError:
-            os.unlink(path)
+    if os.path.lexists(marker):
+        _erase(marker)
 
 
 # ---- removing ---------------------------------------------------------------------------------------------------
