@@ -9,12 +9,6 @@ shop=$here/shop
 port=${SHOP_PORT:-8088}
 page=http://127.0.0.1:$port/
 
-# Images are made from packages of the distribution that this host runs.
-if [ -z "${SUITE:-}" ] && [ -r /etc/os-release ]; then
-  SUITE=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-fi
-export SUITE=${SUITE:-bookworm}
-
 step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 fetch() { "$top/.venv/bin/python" -c 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode(), end="")' "$page"; }
 

@@ -28,7 +28,10 @@ from runtime.image.store import ImageRecord, ImageStore
 from runtime.layout import Layout
 from runtime.lock import locked
 
-VARIANTS = ("essential", "apt", "required", "minbase", "buildd", "important", "debootstrap", "standard")
+VARIANTS = (
+    "extract", "custom", "essential", "apt", "required", "minbase", "buildd", "important", "debootstrap", "standard",
+)  # fmt: skip
+"""`extract` holds the files of the named packages and their dependencies and nothing else."""
 _RECIPE = 1
 """Part of a request's digest: raised when the same request would now give another image."""
 _SILENCE = 900.0
