@@ -34,12 +34,12 @@ class Strict(BaseModel):
             return data
         # an attribute without a value is one that is not given
         given = {key: value for key, value in data.items() if value is not None} if None in data.values() else data
-        if not info.context:
-            return given
         known = cls.attribute_names()
         extra = [key for key in data if key not in known]
         if not extra:
             return given
+        if not info.context:
+            return {key: value for key, value in given.items() if key in known or not key.startswith("x-")}
         info.context["unknown"].extend(
             (cls, key, id(data)) for key in extra if not key.startswith("x-") or key == "x-holdfast"
         )

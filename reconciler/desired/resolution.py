@@ -375,7 +375,7 @@ class Resolution:
         resource = self.resources.get(key) if key is not None else None
         if resource is not None:
             needs.append(Need(resource.key))
-            return resource.object_name, resource.fingerprint
+            return resource.key.name, resource.fingerprint
         if key is None and spec.build is None and ("Image", spec.image) not in self.named:
             fact = self.facts.images.get(spec.image)
             if fact is not None and not fact.present:

@@ -1,5 +1,7 @@
 """The canonical form: defaults, spellings that mean the same, edges, names."""
 
+# ruff: noqa: E501 - manifests are quoted as users write them
+
 from __future__ import annotations
 
 from dataclasses import fields
@@ -64,7 +66,10 @@ def test_parts_of_a_spec_are_made_of_the_engines_own_fields(tmp_path: Path) -> N
         ("command: sleep 'a b'", "command: [sleep, a b]"),
         ("environment: {A: 1, B: 'true'}", "environment: [B=true, A=1]"),
         ("environment: {A: x}", "environment: ['A=${Q:-x}']"),
-        ("ports: ['8080:80/tcp', 53:53/udp]", "ports: [{target: 53, published: '53', protocol: udp}, {target: 80, published: 8080}]"),
+        (
+            "ports: ['8080:80/tcp', 53:53/udp]",
+            "ports: [{target: 53, published: '53', protocol: udp}, {target: 80, published: 8080}]",
+        ),
         ("ports: ['80-81:80-81']", "ports: ['81:81', '80:80']"),
         ("ports: ['[fd00:0::1]:80:80']", "ports: ['fd00::1:80:80']"),
         ("tmpfs: /x:size=1m", "volumes: [{type: tmpfs, target: /x, tmpfs: {size: 1048576}}]"),
@@ -93,7 +98,7 @@ def test_parts_of_a_spec_are_made_of_the_engines_own_fields(tmp_path: Path) -> N
         ("env_file: []", "restart: always"),
         ("logging: {options: {max-size: 20m}}", "logging: {driver: local}"),
     ],
-)  # fmt: skip
+)
 def test_two_spellings_of_one_wish_are_equal(one: str, other: str) -> None:
     assert service(one) == service(other)
     assert fingerprint(service(one)) == fingerprint(service(other))
@@ -284,9 +289,13 @@ def test_objects_are_named_after_their_stack_or_as_told() -> None:
     )
     names = {str(key): resource.object_name for key, resource in desired.resources.items()}
     assert names == {
-        "network/default": "shop_default", "network/m": "mine", "network/n": "shop_n",
-        "service/a": "", "volume/v": "shop_v", "volume/w": "theirs",
-    }  # fmt: skip
+        "network/default": "shop_default",
+        "network/m": "mine",
+        "network/n": "shop_n",
+        "service/a": "",
+        "volume/v": "shop_v",
+        "volume/w": "theirs",
+    }
     assert desired.resources[Key("volume", "w")].policy == {"retain": True}
 
 
@@ -299,8 +308,14 @@ def test_external_networks_and_volumes_must_exist() -> None:
 def test_every_service_answers_to_its_name_and_aliases() -> None:
     spec = service("container_name: box\nnetworks: {default: {aliases: [www, api], ipv4_address: 10.0.0.9}}")
     assert spec["networks"] == [
-        {"aliases": ["api", "box", "web", "www"], "ipv4": "10.0.0.9", "ipv6": "", "mac": "", "network": spec["networks"][0]["network"]}
-    ]  # fmt: skip
+        {
+            "aliases": ["api", "box", "web", "www"],
+            "ipv4": "10.0.0.9",
+            "ipv6": "",
+            "mac": "",
+            "network": spec["networks"][0]["network"],
+        }
+    ]
 
 
 def test_networks_come_by_priority_then_name() -> None:
@@ -330,9 +345,16 @@ def test_network_settings() -> None:
         """
     )
     assert desired.resources[Key("network", "n")].spec == {
-        "bridge_name": "br9", "gateways": ["10.9.0.9"], "internal": True, "ip_range": "10.9.0.128/25", "ipv6": True,
-        "labels": {}, "masquerade": True, "mtu": 1400, "subnets": ["10.9.0.0/24", "fd00:1::/64"],
-    }  # fmt: skip
+        "bridge_name": "br9",
+        "gateways": ["10.9.0.9"],
+        "internal": True,
+        "ip_range": "10.9.0.128/25",
+        "ipv6": True,
+        "labels": {},
+        "masquerade": True,
+        "mtu": 1400,
+        "subnets": ["10.9.0.0/24", "fd00:1::/64"],
+    }
 
 
 def test_environment_files_lie_beneath_environment(tmp_path: Path) -> None:
@@ -365,15 +387,17 @@ def test_configs_and_secrets_are_files_with_their_digest(tmp_path: Path) -> None
         secrets: {s: {file: pw}}
         """,
         d_dot_txt="dee",
-        **{"pw_dot_txt": ""},
+        pw_dot_txt="",
     )
     (tmp_path / "s" / "pw").write_bytes(b"hunter2\xff")
     desired = load(tmp_path / "s")
     spec = desired.resources[Key("service", "web")].spec
     assert [(f["target"], f["secret"], f["uid"], f["gid"], f["mode"]) for f in spec["files"]] == [
-        ("/c", False, 0, 0, 0o444), ("/etc/d.conf", False, 5, 6, 0o440),
-        ("/run/secrets/other", True, 0, 0, 0o444), ("/run/secrets/s", True, 0, 0, 0o444),
-    ]  # fmt: skip
+        ("/c", False, 0, 0, 0o444),
+        ("/etc/d.conf", False, 5, 6, 0o440),
+        ("/run/secrets/other", True, 0, 0, 0o444),
+        ("/run/secrets/s", True, 0, 0, 0o444),
+    ]
     contents = {content for content, _ in desired.files.values()}
     assert contents == {b"x$y", b"dee", b"hunter2\xff"}
     assert "hunter2" not in repr(desired) and "hunter2" not in str(to_json(desired))
@@ -390,10 +414,14 @@ def test_a_changed_secret_changes_the_service(tmp_path: Path) -> None:
 
 def test_stack_defaults_lie_beneath_every_service() -> None:
     desired = native(
-        ("Stack", "s", "{defaults: {restart: unless-stopped, environment: {TZ: UTC, A: d}, logging: {options: {max-size: 1m}}}}"),
+        (
+            "Stack",
+            "s",
+            "{defaults: {restart: unless-stopped, environment: {TZ: UTC, A: d}, logging: {options: {max-size: 1m}}}}",
+        ),
         ("Service", "a", "{image: img, environment: [A=own]}"),
         ("Job", "j", "{image: img}"),
-    )  # fmt: skip
+    )
     a, j = desired.resources[Key("service", "a")], desired.resources[Key("job", "j")]
     assert a.spec["env"] == {"A": "own", "TZ": "UTC"}
     assert (a.policy["restart"]["condition"], a.spec["log_max_size"]) == ("unless-stopped", 1 << 20)
