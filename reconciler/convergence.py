@@ -5,100 +5,46 @@ The same lines serve `apply` and the agent. A plan is thrown away after it ran; 
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from reconciler.desired import to_json
-from reconciler.generations import Generations, digest_of
+from reconciler.generations import Generations
 from reconciler.lock import stack_lock
 from reconciler.model import Desired, InputError, Key, Problem
 from reconciler.observed import Observed, observe
+from reconciler.outcome import (
+    ConvergeOptions,
+    Outcome,
+    Progress,
+    Stop,
+    Tell,
+    outcome_from_json,
+    outcome_to_json,
+    teller,
+)
 from reconciler.plan import Hold, Plan
+from reconciler.plan import to_json as plan_to_json
 from reconciler.planner import make_plan
-from reconciler.restart import has_completed, runs_to_completion
+from reconciler.restart import runs_to_completion
+from reconciler.wanted import begin, desired_identity, image_ids, keep_files, suspended_keys
 from runtime.api import Engine, Port
 from runtime.errors import Conflict, EngineError, NotFound
 
 if TYPE_CHECKING:
-    from reconciler.executor import Event, Result
+    from reconciler.executor import Result
     from reconciler.health import Prober
+
+__all__ = [
+    "ConvergeOptions", "Outcome", "Progress", "converge", "destroy", "outcome_from_json", "outcome_to_json",
+    "plan_stack", "preflight", "refuse",
+]  # fmt: skip
 
 PATIENCE = 3.0
 """A service that is next restarted only after this long keeps failing; an apply reports it instead of waiting on."""
 LONGEST_LOOK = 1.0
 ROUNDS = 100
 """More plans than this in one converge mean that acting does not help: reported, never repeated for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConvergeOptions:
-    """`timeout` bounds the whole converge; `lock_wait` how long another holder of the stack is waited for.
-
-    `expected` is the plan a person saw (`apply PLANFILE`): when what it was made from no longer holds, nothing is
-    touched. `allow_deletions` lifts the deletion budget; `refresh` makes images anew that come from packages.
-    """
-
-    prune: bool = True
-    wait: bool = True
-    timeout: float = 600.0
-    lock_wait: float = 0.0
-    allow_deletions: bool = False
-    refresh: bool = False
-    revision: str = ""
-    source: str = ""
-    by_hand: bool = True
-    expected: Plan | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a converge tells while it runs. `kind` "plan" carries the first plan's JSON in `data`.
-
-    `state` of an action: started, progress, waiting, done, failed, skipped or deferred.
-    """
-
-    kind: Literal["plan", "action", "waiting", "warning"]
-    stack: str
-    key: str = ""
-    verb: str = ""
-    state: str = ""
-    message: str = ""
-    data: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a converge ended. `plan` is the first plan made; empty when nothing had to change.
-
-    `exit_code` is what the command line ends with: 0, 1 (failures) or 4 (time was up). `done` counts actions.
-    """
-
-    stack: str
-    generation: int
-    plan: Plan
-    converged: bool
-    timed_out: bool = False
-    failures: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    waiting: tuple[str, ...] = ()
-    done: int = 0
-
-    @property
-    def changed(self) -> bool:
-        return self.done > 0
-
-    @property
-    def exit_code(self) -> int:
-        if self.failures:
-            return 1
-        return 4 if self.timed_out else 0
-
-
-Tell = Callable[[Progress], None]
-Stop = Callable[[], bool]
 
 
 def plan_stack(
@@ -177,35 +123,23 @@ def converge(
     """
     options = options or ConvergeOptions()
     with stack_lock(generations.root, desired.stack, options.lock_wait):
+        identity = desired_identity(desired)
+        wanted = generations.wanted(desired.stack)
         plan, observed = plan_stack(
-            engine, generations, desired,
+            engine, generations, desired, changed=wanted is None or wanted.digest != identity,
             prune=options.prune, allow_deletions=options.allow_deletions, refresh=options.refresh, now=clock(),
         )  # fmt: skip
         refuse(engine, desired, plan, options.expected)
         if plan.actions:
             keep_files(engine, desired)
-        number = begin(generations, desired, options)
+        number = begin(generations, desired, options, identity)
         if plan.actions or plan.warnings or plan.blocked:
-            on_event(Progress("plan", desired.stack, data=_plan_json(plan)))
+            on_event(Progress("plan", desired.stack, data=plan_to_json(plan)))
         run = _Convergence(engine, generations, desired, options, number, on_event, prober, stop, clock, on_work)
         try:
             return run.go(plan, observed)
         finally:
             run.close()
-
-
-def begin(generations: Generations, desired: Desired, options: ConvergeOptions) -> int:
-    """Record `desired` as what the stack is to be from now on."""
-    return generations.begin(
-        desired.stack, desired_text(desired), options.revision, options.source,
-        by_hand=options.by_hand, prune=options.prune, digest=desired_identity(desired),
-    )  # fmt: skip
-
-
-def keep_files(engine: Engine, desired: Desired) -> None:
-    """Configs and secrets must be with the engine before the generation counts: later only it knows their bytes."""
-    for content, secret in desired.files.values():
-        engine.put_file(content, secret)
 
 
 def refuse(engine: Engine, desired: Desired, plan: Plan, expected: Plan | None = None) -> None:
@@ -448,7 +382,7 @@ def destroy(
         number = wanted.number if wanted else 0
         first = make_destroy_plan(observed, volumes)
         if first.actions or first.warnings:
-            on_event(Progress("plan", stack, data=_plan_json(first)))
+            on_event(Progress("plan", stack, data=plan_to_json(first)))
         deadline = time.monotonic() + timeout
         done, failures, plan = 0, [], first
         for _ in range(ROUNDS):
@@ -467,90 +401,3 @@ def destroy(
         if not failures and done:
             generations.record_event(stack, "", "destroyed", reason, number)
     return Outcome(stack, number, first, not left, left and not failures, tuple(failures), first.warnings, done=done)
-
-
-def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
-    value = {name: getattr(outcome, name) for name in _PLAIN}
-    return {**value, "plan": _plan_json(outcome.plan)}
-
-
-def outcome_from_json(value: Mapping[str, Any]) -> Outcome:
-    """The Outcome that an agent sent; raises KeyError or ValueError for what is none."""
-    plain: dict[str, Any] = {}
-    for name in _PLAIN:
-        plain[name] = tuple(value[name]) if isinstance(value[name], list) else value[name]
-    from reconciler.plan import from_json as plan_from_json
-
-    return Outcome(plan=plan_from_json(value["plan"]), **plain)
-
-
-_PLAIN = ("stack", "generation", "converged", "timed_out", "failures", "warnings", "waiting", "done")
-
-
-# ---- shared with the loop ---------------------------------------------------------------------------------------
-
-
-def desired_text(desired: Desired) -> str:
-    """The canonical JSON of a desired state as generations keep it; secret bytes are not in it."""
-    return json.dumps(to_json(desired), sort_keys=True, separators=(",", ":"))
-
-
-def desired_identity(desired: Desired) -> str:
-    """Equal for desired states that differ only in where they are written: a moved line is no new generation."""
-    value = to_json(desired)
-    parts = [value["settings"], [{**item, "mark": None} for item in value["resources"]]]
-    return digest_of(json.dumps(parts, sort_keys=True, separators=(",", ":")))
-
-
-def suspended_keys(generations: Generations, desired: Desired) -> Collection[Key]:
-    """Resources that a person asked to be left alone."""
-    names = {intent.resource for intent in generations.intents(desired.stack) if intent.kind == "suspended"}
-    if "" in names:
-        return frozenset(desired.resources)
-    return frozenset(key for key in desired.resources if str(key) in names)
-
-
-def image_ids(desired: Desired, observed: Observed) -> dict[str, str]:
-    """Which image each name meant when the apply ended."""
-    names = {
-        str(resource.spec["image"]) for key, resource in desired.resources.items() if key.kind in ("service", "job")
-    }
-    found = {}
-    for name in sorted(names):
-        own = desired.resources.get(Key("image", name))
-        image = observed.images.get(own.object_name or name if own is not None else name)
-        if image is not None:
-            found[name] = image.id
-    return found
-
-
-def is_complete(desired: Desired, observed: Observed) -> bool:
-    """Whether every job and every service that others wait for to complete has completed."""
-    return all(
-        has_completed(one.state)
-        for key, resource in desired.resources.items()
-        if key.kind in ("service", "job") and runs_to_completion(key.kind, resource.policy)
-        for one in observed.instances.get(key, ())
-    )
-
-
-def teller(on_event: Tell, generations: Generations, stack: str, number: int) -> Callable[[Event], None]:
-    """Passes an executor's events on, and records those that history is made of."""
-
-    def tell(event: Event) -> None:
-        action = event.action
-        kind: Literal["warning", "action"] = "warning" if event.kind == "warning" else "action"
-        on_event(Progress(kind, stack, action.target, action.verb, event.kind, event.message))
-        if event.kind in ("done", "failed", "warning"):
-            because = "; ".join(map(str, action.reasons))
-            text = because if event.kind == "done" else event.message
-            name = action.verb if event.kind == "done" else event.kind
-            generations.record_event(stack, str(action.key), name, text, number)
-
-    return tell
-
-
-def _plan_json(plan: Plan) -> Any:
-    from reconciler.plan import to_json as plan_to_json
-
-    return plan_to_json(plan)

@@ -45,8 +45,8 @@ class Retries:
     def succeeded(self, key: Key, index: int, verb: Verb, now: float) -> Hold | None:
         """An action was done. The value is a hold when this resource is being changed over and over."""
         self._holds.pop(key, None)
-        for entry in [entry for entry in self._attempts if entry[0] == key]:
-            del self._attempts[entry]
+        for entry in [entry for entry in list(self._attempts) if entry[0] == key]:
+            self._attempts.pop(entry, None)
         if verb not in _CHANGES:
             return None
         times = [time for time in self._changes.get((key, index, verb), []) if 0 <= now - time < FLAP_WINDOW]
@@ -63,10 +63,10 @@ class Retries:
         """Who is left alone now. After a jump of the clock backwards no wait is longer than the longest there is."""
         for key, hold in list(self._holds.items()):
             if hold.until <= now:
-                del self._holds[key]
+                self._holds.pop(key, None)
             elif hold.until - now > backoff.LIMIT:
                 self._holds[key] = Hold(hold.reason, now + backoff.LIMIT, hold.verb)
         return dict(self._holds)
 
     def attempts(self, key: Key) -> int:
-        return max((count for (found, _), count in self._attempts.items() if found == key), default=0)
+        return max((count for (found, _), count in list(self._attempts.items()) if found == key), default=0)

@@ -406,7 +406,7 @@ def test_what_was_applied_by_hand_is_kept_by_a_later_agent(bench: Bench) -> None
 
 
 def test_an_apply_that_was_killed_is_finished_by_the_agent(bench: Bench) -> None:
-    from reconciler.convergence import begin
+    from reconciler.wanted import begin
 
     begin(bench.records, SHOP, ConvergeOptions())
     bench.start()

@@ -14,7 +14,6 @@ from reconciler.convergence import (
     ConvergeOptions,
     Progress,
     converge,
-    desired_identity,
     destroy,
     outcome_from_json,
     outcome_to_json,
@@ -22,6 +21,7 @@ from reconciler.convergence import (
 )
 from reconciler.generations import Generations, StackLocked, stack_lock
 from reconciler.model import InputError, Key, Mark
+from reconciler.wanted import desired_identity
 from runtime.errors import NotFound, SubnetCollision
 from tests.support.desired import (
     STACK,
