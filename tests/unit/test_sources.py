@@ -122,7 +122,7 @@ def test_native_and_compose_documents_belong_to_one_stack(tmp_path: Path) -> Non
         images="apiVersion: holdfast/v1\nkind: Image\nmetadata: {name: base}\nspec: {bootstrap: {suite: bookworm}}\n",
         compose="services: {a: {image: base}}\n",
     )
-    assert load(tmp_path / "s").resources[Key("service", "a")].spec["image"] == "s/base"
+    assert load(tmp_path / "s").resources[Key("service", "a")].spec["image"] == "base"
 
 
 def test_the_callers_variables_go_before_dotenv(tmp_path: Path) -> None:
