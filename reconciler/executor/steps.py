@@ -105,6 +105,7 @@ class Steps:
             # A subnet that cannot be had must be found out while the old network still stands.
             self.engine.check_network(spec)
             persistently(lambda: self.engine.remove_network(name))
+        # An update is the same request: what exists takes the new labels.
         persistently(lambda: self.engine.create_network(spec))
         return None
 

@@ -6,7 +6,7 @@ from reconciler.model import Key, Resource
 from reconciler.observed import Instance
 from reconciler.plan import Blocked, Pending, Reason, Wait
 from reconciler.planner.drafts import Draft
-from reconciler.planner.removal import add_removals, uses_network
+from reconciler.planner.removal import add_removals, users_by_network
 from reconciler.planner.replacement import fixed_ports, published
 from reconciler.planner.replicas import heal_old
 from reconciler.planner.sheet import CREATING, UNMAKING, Sheet, grace_of
@@ -89,18 +89,15 @@ def _restarts(sheet: Sheet, resource: Resource, own: list[Draft]) -> list[Draft]
 def _recreate_networks(sheet: Sheet, removals: list[Draft]) -> None:
     """A network that is made anew first loses its users: they are stopped before, and started after."""
     made_anew = [one for drafts in sheet.drafts.values() for one in drafts if one.key.kind == "network"]
+    made_anew = [one for one in made_anew if one.verb == "replace"]
+    if not made_anew:
+        return
     pruned = {draft.object_id: draft for draft in removals}
+    by_network = users_by_network(sheet.observed)
     for network in made_anew:
-        if network.verb != "replace":
-            continue
-        users = [
-            one
-            for found in sheet.observed.instances.values()
-            for one in found
-            if uses_network(one, network.object_name)
-        ]
+        users = by_network.get(network.object_name, [])
         ours = [one for one in users if one.key in sheet.resources and one.key not in sheet.suspended]
-        others = [one for one in users if one not in ours]
+        others = [one for one in users if one.key not in sheet.resources or one.key in sheet.suspended]
         staying = sorted({str(one.key) for one in others if one.live and one.id not in pruned})
         if staying:
             sheet.drafts[network.key].remove(network)

@@ -76,7 +76,8 @@ def plan_network(sheet: Sheet, resource: Resource) -> None:
             reasons = find_differences(declared.get("spec"), resource.spec) or (
                 Reason("fingerprint", show(info.labels.get(LABEL_FINGERPRINT)), show(resource.fingerprint)),
             )
-            sheet.draft(Draft("replace", key, object_id=name, object_name=name, reasons=reasons))
+            verb: Verb = "update" if _only_labels_differ(declared.get("spec"), resource.spec) else "replace"
+            sheet.draft(Draft(verb, key, object_id=name, object_name=name, reasons=reasons))
     elif info.damage and not sheet.is_held(key):
         sheet.draft(Draft("repair", key, object_id=name, object_name=name, reasons=damage_reasons(info.damage)))
 
@@ -119,8 +120,10 @@ def plan_volume(sheet: Sheet, resource: Resource) -> None:
     before = declared.get("spec")
     if info.labels.get(LABEL_FINGERPRINT) == resource.fingerprint or before == resource.spec or sheet.only_drift:
         return
-    if isinstance(before, dict) and before.get("driver_opts") == resource.spec.get("driver_opts"):
-        sheet.warnings.append(f"volume {name} keeps its labels: they change when it is next created")
+    if _only_labels_differ(before, resource.spec):
+        if not sheet.is_held(key):
+            reasons = list(find_differences(before, resource.spec))
+            sheet.draft(Draft("update", key, object_id=name, object_name=name, reasons=tuple(reasons)))
         return
     text = "; ".join(map(str, find_differences(before, resource.spec))) or "its definition changed"
     # Not a standing: the volume and its data are there, and what uses them goes on.
@@ -143,3 +146,9 @@ def _running_users_of_volume(sheet: Sheet, name: str) -> list[str]:
 def _volume_names(spec: object) -> set[str]:
     mounts = spec.get("mounts") or [] if isinstance(spec, dict) else []
     return {mount.get("source", "") for mount in mounts if mount.get("kind") == "volume"}
+
+
+def _only_labels_differ(before: object, after: object) -> bool:
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return False
+    return {**before, "labels": None} == {**after, "labels": None}

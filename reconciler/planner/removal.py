@@ -76,27 +76,28 @@ def add_removals(observed: Observed, drafts: Mapping[Key, list[Draft]], removals
                 kept = leaving.get(draft.object_id)
                 if kept is None or kept.verb == "stop":
                     leaving[draft.object_id] = draft
+    users = users_by_network(observed)
     for network in networks:
-        for users in observed.instances.values():
-            for one in users:
-                if not uses_network(one, network.object_name):
-                    continue
-                leaver = leaving.get(one.id)
-                if leaver is not None:
-                    network.after.append(leaver)
-                elif one.live:
-                    if network in removals:
-                        removals.remove(network)
-                    elif network in drafts.get(network.key, ()):
-                        drafts[network.key].remove(network)
+        for one in users.get(network.object_name, ()):
+            leaver = leaving.get(one.id)
+            if leaver is not None:
+                network.after.append(leaver)
+            elif one.live:
+                held_by = removals if network in removals else drafts[network.key]
+                held_by.remove(network)
+                break
 
 
-def uses_network(one: Instance, name: str) -> bool:
-    if name in one.state.addresses:
-        return True
-    spec = one.spec
-    networks = spec.get("networks") or [] if isinstance(spec, dict) else []
-    return any(item.get("network") == name for item in networks)
+def users_by_network(observed: Observed) -> dict[str, list[Instance]]:
+    """Engine's network name -> containers that are attached to it or would be when they start."""
+    users: dict[str, list[Instance]] = {}
+    for found in observed.instances.values():
+        for one in found:
+            spec = one.spec
+            networks = spec.get("networks") or [] if isinstance(spec, dict) else []
+            for name in {*one.state.addresses, *(str(item.get("network")) for item in networks)}:
+                users.setdefault(name, []).append(one)
+    return users
 
 
 def make_destroy_plan(observed: Observed, volumes: bool = False) -> Plan:

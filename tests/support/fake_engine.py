@@ -286,7 +286,13 @@ class FakeEngine:
         with self._changed:
             self._called("create_network", spec.name)
             if spec.name in self._networks:
-                raise Conflict(f'cannot create network "{spec.name}": it exists')
+                if _definition(self._network_specs[spec.name]) != _definition(spec):
+                    raise Conflict(f'cannot create network "{spec.name}": it exists with another definition')
+                self._network_specs[spec.name] = spec
+                self._networks[spec.name] = replace(
+                    self._networks[spec.name], labels=dict(spec.labels), declared=_copy(spec.declared)
+                )
+                return self._network(spec.name)
             self.check_network(spec)
             number = self._next()
             subnets = spec.subnets or (f"10.{100 + number // 250}.{number % 250}.0/24",)
@@ -331,8 +337,9 @@ class FakeEngine:
     def create_volume(self, spec: api.VolumeSpec) -> api.VolumeInfo:
         with self._changed:
             self._called("create_volume", spec.name)
-            if spec.name in self._volumes:
-                raise Conflict(f'cannot create volume "{spec.name}": it exists')
+            present = self._volumes.get(spec.name)
+            if present is not None and dict(present.driver_opts) != dict(spec.driver_opts):
+                raise Conflict(f'cannot create volume "{spec.name}": it exists with other driver options')
             self._volumes[spec.name] = api.VolumeInfo(
                 spec.name, dict(spec.labels), _copy(spec.declared), f"/volumes/{spec.name}", self._now,
                 dict(spec.driver_opts),
@@ -716,6 +723,10 @@ class FakeEngine:
 
 def _digest(value: Any) -> str:
     return "sha256:" + hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _definition(spec: api.NetworkSpec) -> api.NetworkSpec:
+    return replace(spec, labels={}, declared=None)
 
 
 def _copy(value: Any) -> Any:

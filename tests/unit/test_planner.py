@@ -259,10 +259,16 @@ def test_a_changed_volume_definition_is_refused_and_its_data_kept(engine: FakeEn
     assert "never made anew" in plan.blocked[0].reason
 
 
-def test_changed_volume_labels_change_nothing_and_are_told(engine: FakeEngine) -> None:
-    apply_once(engine, make_desired(make_volume("data")))
-    plan = plan_now(engine, make_desired(make_volume("data", labels={"a": "b"})))
-    assert plan.converged and "keeps its labels" in plan.warnings[0]
+def test_changed_labels_of_networks_and_volumes_are_updates_in_place(engine: FakeEngine) -> None:
+    service = make_service("web", networks=["front"])
+    apply_once(engine, make_desired(service, make_network("front"), make_volume("data")))
+    pid = engine.container(name()).pid
+    labels = {"a": "b"}
+    desired = make_desired(service, make_network("front", labels=labels), make_volume("data", labels=labels))
+    plan, result = apply_once(engine, desired)
+    assert sorted(shape(plan)) == ["update network/front", "update volume/data"]
+    assert result.ok and plan_now(engine, desired).converged
+    assert engine.container(name()).pid == pid
 
 
 def test_a_volume_that_vanished_under_a_running_container_is_made_again_and_reported(engine: FakeEngine) -> None:
