@@ -20,7 +20,7 @@ _STOP_DEADLINE = 20.0
 @click.command()
 @click.option("-f", "--file", "files", multiple=True, metavar="PATH", help="Keep what this file or directory declares.")
 @click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Also what carries this profile.")
-@click.option("--interval", type=DURATION, help="Time between full looks at what runs.  [default: 30s]")
+@click.option("--interval", type=DURATION, help="Time between full looks at what runs.  [default: 15s]")
 @click.option("--poll", type=DURATION, help="Time between readings of the manifests without a noticed change.")
 @click.option("--background", is_flag=True, help="Start it in the background and return when it serves.")
 @click.option("--stop", "stop_it", is_flag=True, help="Stop the agent of this root; containers run on.")
@@ -63,17 +63,15 @@ def agent(
 
 def _run(files: Sequence[str], profiles: Sequence[str], interval: float | None, poll: float | None) -> int:
     from reconciler.agent.daemon import POLL, run_agent
-    from reconciler.cli.manifests import load_with_revision
     from reconciler.loop import RESYNC
 
-    used, layout = engine(), session().layout
+    layout = session().layout
     return run_agent(
-        used,
+        engine(),
         layout.root,
         layout.agent_socket,
         files,
         profiles=profiles,
-        load=lambda: load_with_revision(used, files, profiles),
         interval=interval if interval is not None else RESYNC,
         poll=poll if poll is not None else POLL,
     )
