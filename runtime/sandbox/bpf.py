@@ -117,7 +117,7 @@ def _verdicts(
 ) -> dict[int, tuple[Rule, ...]]:
     """Number of the call -> its rules in order; the first whose conditions hold decides.
 
-    A rule without conditions ends the list: the last such rule of a profile counts, and conditional ones go before.
+    A rule without conditions ends the list: the first such rule of a profile counts, as with libseccomp.
     """
     conditional: dict[int, list[Rule]] = {}
     always: dict[int, Rule] = {}
@@ -128,8 +128,8 @@ def _verdicts(
         conditions = tuple(_condition(argument) for argument in rule.get("args") or ())
         for name in rule.get("names") or [rule.get("name", "")]:
             number = table.get(name)
-            if number is None:
-                continue  # a call of another architecture, or newer than our table: the default action holds
+            if number is None or number in always:
+                continue  # not a call of this architecture, or newer than our table: the default action holds
             if conditions:
                 conditional.setdefault(number, []).append((action, conditions))
             else:
