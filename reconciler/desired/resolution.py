@@ -55,7 +55,8 @@ class Resolution:
         self.binds: list[tuple[str, Mark | None]] = []
         self.images: dict[str, Key] = {}
         """every name under which the manifests may mean an image of the stack -> its key"""
-        self.builds: dict[Key, Document] = {}
+        self.built: dict[str, Key] = {}
+        """service with `build` -> the image that it stands for"""
 
     def is_active(self, document: Document) -> bool:
         wanted = document.spec.profiles
@@ -228,14 +229,25 @@ class Resolution:
                         document,
                         f'the image name "{name}" is also that of {earlier[1].title}, which differs',
                     )
-                self.images[document.name] = earlier[0]
+                self.name_image(document, name, earlier[0])
                 continue
             waiting[key] = (document, name, made, policy)
-            self.images[name] = self.images[document.name] = key
+            self.name_image(document, name, key)
         done: dict[Key, Resource] = {}
         for key in waiting:
             self.finish_image(key, waiting, done, ())
         self.resources.update(done)
+
+    def name_image(self, document: Document, name: str, key: Key) -> None:
+        """A service's name is not one of its image's names: `image: redis` beside a service redis means another."""
+        self.images[name] = key
+        if document.kind == "Image":
+            self.images[document.name] = key
+        else:
+            self.built[document.name] = key
+
+    def own_image(self, name: str) -> Key | None:
+        return self.images.get(name) or self.images.get(name.removesuffix(":latest"))
 
     def finish_image(
         self, key: Key, waiting: Mapping[Key, tuple[Document, str, Json, Json]], done: dict[Key, Resource],
@@ -254,7 +266,7 @@ class Resolution:
         if build is not None:
             names: dict[str, str] = {}
             for base in self.bases(document):
-                base_key = self.images.get(base)
+                base_key = self.own_image(base)
                 if base_key is None or base_key == key:
                     continue
                 resource = self.finish_image(base_key, waiting, done, (*path, key))
@@ -276,7 +288,7 @@ class Resolution:
         fact = self.facts.builds.get((document.kind, document.name))
         for name in fact.froms if fact is not None else ():
             found = self.facts.images.get(name)
-            if name not in self.images and found is not None and not found.present:
+            if self.own_image(name) is None and found is not None and not found.present:
                 self.report(document, self.absent(name, found.problem), "build")
 
     def image_policy(self, document: Document) -> Json:
@@ -371,7 +383,7 @@ class Resolution:
             if not document.lacks("image") and not document.lacks("build"):
                 self.report(document, "needs an image or a build")
             return "", ""
-        key = self.images.get(document.name if spec.build is not None else spec.image)
+        key = self.built.get(document.name) if spec.build is not None else self.own_image(spec.image)
         resource = self.resources.get(key) if key is not None else None
         if resource is not None:
             needs.append(Need(resource.key))
@@ -382,7 +394,9 @@ class Resolution:
                 self.report(document, self.absent(spec.image, fact.problem), "image")
         if spec.pull_policy in ("always", "daily", "weekly") or (spec.pull_policy or "").startswith("every_"):
             self.report(document, f'"{spec.pull_policy}" is not supported yet: images cannot be pulled', "pull_policy")
-        return spec.image or "", ""
+        name = spec.image or ""
+        # a plain name would be taken for the stack's image of that key
+        return (f"{name}:latest" if Key("image", name) in self.resources else name), ""
 
     def declared(self, document: Document, kind: Kind, name: str, *path: Any) -> Resource | None:
         """The stack's resource of that name; says so when there is none."""
@@ -533,7 +547,7 @@ class Resolution:
         check = workload.health(target.spec)
         bare = False
         if check is None and target.spec.build is None and target.spec.image is not None:
-            key = self.images.get(target.spec.image)
+            key = self.own_image(target.spec.image)
             fact = self.facts.images.get(target.spec.image)
             bootstrapped = key in self.resources and self.resources[key].spec["bootstrap"] is not None if key else False
             bare = bootstrapped or (key is None and fact is not None and fact.present and not fact.probed)

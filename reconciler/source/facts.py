@@ -111,9 +111,9 @@ class _Gathering:
 
     def images(self, workloads: Iterable[Document], builds: Iterable[BuildFact]) -> dict[str, ImageFact]:
         declared = {d.name for d in self.documents if d.kind == "Image"}
-        wanted = {d.spec.image for d in workloads if d.spec.image and d.spec.build is None} - declared
-        wanted |= {name for fact in builds for name in fact.froms if name not in declared}
-        wanted |= {name for fact in builds for name in fact.bases if name not in declared and name in fact.froms}
+        wanted = {d.spec.image for d in workloads if d.spec.image and d.spec.build is None}
+        wanted |= {name for fact in builds for name in fact.froms}
+        wanted -= declared | {f"{name}:latest" for name in declared}
         return {name: look_up_image(self.engine, name) for name in sorted(wanted)}
 
     def existing(self) -> tuple[frozenset[str] | None, frozenset[str] | None]:

@@ -57,7 +57,9 @@ def build(
         cache=StepCache(layout, store),
         context=tree,
         digests=FileDigests(request, layout.build_cache),
-        find_image=lambda reference, line: _find_image(store, name, file, reference, line),
+        find_image=lambda reference, line: _find_image(
+            store, name, file, request.images.get(reference, reference), line
+        ),
         now=_now,
     )
     try:

@@ -205,10 +205,10 @@ def test_an_image_of_the_stack_is_an_edge_and_part_of_the_fingerprint() -> None:
             ("Service", "a", "{image: base}"),
         )
 
+    first, second = load_with("b, a"), load_with("a, b, c")
+    service_a = first.resources[Key("service", "a")]
     assert service_a.spec["image"] == "base"
     assert first.resources[Key("image", "base")].object_name == "shop/base"
-    service_a = first.resources[Key("service", "a")]
-    assert service_a.spec["image"] == first.resources[Key("image", "base")].object_name == "shop/base"
     assert service_a.spec["image_fingerprint"] == first.resources[Key("image", "base")].fingerprint
     assert Need(Key("image", "base")) in service_a.needs
     assert service_a.fingerprint != second.resources[Key("service", "a")].fingerprint
@@ -245,6 +245,28 @@ def test_a_build_is_an_image_and_its_bases_are_edges(tmp_path: Path) -> None:
     assert moved.resources[Key("image", "web")].fingerprint == web.fingerprint
     assert changed.resources[Key("image", "web")].fingerprint != web.fingerprint
     assert changed.resources[Key("image", "api")].fingerprint != moved.resources[Key("image", "api")].fingerprint
+
+
+def test_a_service_with_a_build_does_not_lend_its_name_to_images(tmp_path: Path) -> None:
+    write(
+        tmp_path / "s",
+        c="""
+        services:
+          redis: {build: {context: ., dockerfile_inline: "FROM scratch"}}
+          cache: {image: redis}
+          both: {image: "base:latest"}
+        x-holdfast: {images: {base: {bootstrap: {suite: bookworm}}}}
+        """,
+    )
+    desired = load(tmp_path / "s", images={"redis": {}})
+    own, foreign = desired.resources[Key("service", "redis")], desired.resources[Key("service", "cache")]
+    assert (own.spec["image"], foreign.spec["image"], foreign.spec["image_fingerprint"]) == (
+        "redis",
+        "redis:latest",
+        "",
+    )
+    assert Need(Key("image", "redis")) in own.needs and Need(Key("image", "redis")) not in foreign.needs
+    assert desired.resources[Key("service", "both")].spec["image"] == "base"
 
 
 def test_dockerfiles_that_build_on_each_other_are_named_as_a_chain(tmp_path: Path) -> None:
