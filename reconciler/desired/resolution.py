@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from reconciler.desired import workload
 from reconciler.desired.checks import check_networks, check_ports, check_workload
-from reconciler.desired.codec import canonical, fingerprint
+from reconciler.desired.codec import fingerprint
 from reconciler.desired.facts import Facts, Place
-from reconciler.desired.requests import bind_sources, build_request, path_of, seccomp_files
-from reconciler.manifest.documents import IMAGE_NAME, STACK_NAME, Document, sort_problems
+from reconciler.desired.images import Images
+from reconciler.desired.requests import bind_sources, seccomp_files
+from reconciler.manifest.documents import STACK_NAME, Document, sort_problems
 from reconciler.model import Condition, Desired, InputError, Key, Kind, Mark, Need, Problem, Resource, StackSettings
 from schemas.suggest import did_you_mean
 
@@ -45,7 +45,6 @@ class Resolution:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self.profiles = frozenset(profiles)
-        self.named = frozenset(named)
         self.documents = documents
         workloads = [d for d in documents if d.kind in ("Service", "Job")]
         self.workloads = {d.name: d for d in workloads if self.is_active(d)}
@@ -53,10 +52,9 @@ class Resolution:
         self.resources: dict[Key, Resource] = {}
         self.files: dict[str, tuple[bytes, bool]] = {}
         self.binds: list[tuple[str, Mark | None]] = []
-        self.images: dict[str, Key] = {}
-        """every name under which the manifests may mean an image of the stack -> its key"""
-        self.built: dict[str, Key] = {}
-        """service with `build` -> the image that it stands for"""
+        declared = {(document.kind, document.name) for document in documents}
+        self.named = declared.union(named)
+        self.unreadable = self.named - declared
 
     def is_active(self, document: Document) -> bool:
         wanted = document.spec.profiles
@@ -78,7 +76,8 @@ class Resolution:
                 self.add_volume(document)
             elif document.kind in ("Config", "Secret"):
                 self.add_file(document)
-        self.add_images()
+        self.images = Images(self.stack, self.documents, list(self.workloads.values()), self.facts, self.report)
+        self.resources.update(self.images.resolve())
         for document in self.workloads.values():
             self.add_workload(document)
         check_networks([d for d in self.documents if d.kind == "Network"], self.problems)
@@ -197,162 +196,6 @@ class Resolution:
         kind: Kind = "secret" if secret else "config"
         self.add(document, kind, {"digest": fact.digest}, {}, self.object_name(document))
 
-    # ---- images -------------------------------------------------------------------------------------------------
-
-    def add_images(self) -> None:
-        """Declared ones, and one for each service with `build`; bases come before what is built from them."""
-        waiting: dict[Key, tuple[Document, str, Json, Json]] = {}
-        object_names: dict[str, tuple[Key, Document, str]] = {}
-        for document in [*(d for d in self.documents if d.kind == "Image"), *self.workloads.values()]:
-            if document.kind == "Image":
-                name = document.spec.name or f"{self.stack}/{document.name}"
-                made, policy = self.image_spec(document)
-            elif document.spec.build is not None:
-                name = document.spec.image or _image_name(f"{self.stack}-{document.name}")
-                made, policy = self.build_spec(document, document.spec.build), self.image_policy(document)
-            else:
-                continue
-            key = Key("image", document.name)
-            if key in waiting:
-                other = waiting[key][0]
-                self.report(
-                    document,
-                    f'build: the image "{document.name}" is declared at {other.mark} too',
-                    *(["build"] if document.kind != "Image" else []),
-                )
-                continue
-            identity = canonical(made)
-            earlier = object_names.setdefault(name, (key, document, identity))
-            if earlier[0] != key:
-                if earlier[2] != identity:
-                    self.report(
-                        document,
-                        f'the image name "{name}" is also that of {earlier[1].title}, which differs',
-                    )
-                self.name_image(document, name, earlier[0])
-                continue
-            waiting[key] = (document, name, made, policy)
-            self.name_image(document, name, key)
-        done: dict[Key, Resource] = {}
-        for key in waiting:
-            self.finish_image(key, waiting, done, ())
-        self.resources.update(done)
-
-    def name_image(self, document: Document, name: str, key: Key) -> None:
-        """A service's name is not one of its image's names: `image: redis` beside a service redis means another."""
-        self.images[name] = key
-        if document.kind == "Image":
-            self.images[document.name] = key
-        else:
-            self.built[document.name] = key
-
-    def own_image(self, name: str) -> Key | None:
-        return self.images.get(name) or self.images.get(name.removesuffix(":latest"))
-
-    def finish_image(
-        self, key: Key, waiting: Mapping[Key, tuple[Document, str, Json, Json]], done: dict[Key, Resource],
-        path: tuple[Key, ...],
-    ) -> Resource | None:  # fmt: skip
-        """A build's fingerprint holds those of the images that it begins from, so bases are finished first."""
-        if key in done:
-            return done[key]
-        document, name, spec, policy = waiting[key]
-        if key in path:
-            chain = " -> ".join(item.name for item in (*path[path.index(key) :], key))
-            self.report(document, f"its Dockerfile builds on itself: {chain}")
-            return None
-        bases: list[Resource] = []
-        build = spec["build"]
-        if build is not None:
-            names: dict[str, str] = {}
-            for base in self.bases(document):
-                base_key = self.own_image(base)
-                if base_key is None or base_key == key:
-                    continue
-                resource = self.finish_image(base_key, waiting, done, (*path, key))
-                if resource is not None:
-                    bases.append(resource)
-                    names[base] = resource.object_name
-            build["images"] = dict(sorted(names.items()))
-            build["base_fingerprints"] = sorted({resource.fingerprint for resource in bases})
-            self.check_froms(document)
-        needs = tuple(sorted({Need(resource.key) for resource in bases}, key=_need_order))
-        done[key] = Resource(key, spec, policy, needs, fingerprint(spec), document.mark, name)
-        return done[key]
-
-    def bases(self, document: Document) -> tuple[str, ...]:
-        fact = self.facts.builds.get((document.kind, document.name))
-        return fact.bases if fact is not None else ()
-
-    def check_froms(self, document: Document) -> None:
-        fact = self.facts.builds.get((document.kind, document.name))
-        for name in fact.froms if fact is not None else ():
-            found = self.facts.images.get(name)
-            if self.own_image(name) is None and found is not None and not found.present:
-                self.report(document, self.absent(name, found.problem), "build")
-
-    def image_policy(self, document: Document) -> Json:
-        """Of the image that a service's `build` stands for."""
-        policy = document.spec.pull_policy
-        return {"pull_policy": policy if policy in ("build", "never") else "missing", "retain": False}
-
-    def image_spec(self, document: Document) -> tuple[Json, Json]:
-        spec = document.spec
-        made: dict[str, Json] = {"archive": None, "bootstrap": None, "build": None}
-        if spec.build is not None:
-            made = self.build_spec(document, spec.build)
-        elif spec.bootstrap is not None:
-            boot = spec.bootstrap
-            config = {key: value for key, value in boot.config.model_dump().items() if value not in (None, "", [], {})}
-            if document.labels:
-                config["Labels"] = dict(sorted({**document.labels, **boot.config.Labels}.items()))
-            made["bootstrap"] = {
-                "config": config or None,
-                "mirror": boot.mirror,
-                "packages": sorted(set(boot.packages)),
-                "suite": boot.suite,
-                "variant": boot.variant,
-            }
-        elif spec.archive is not None:
-            fact = self.facts.archives.get((document.kind, document.name))
-            if fact is not None and fact.problem:
-                self.report(document, fact.problem.partition(": ")[2], "archive")
-            path = path_of(document, spec.archive.path)
-            made["archive"] = {"digest": fact.digest if fact else "", "path": path, "ref": spec.archive.ref}
-        return made, {"pull_policy": spec.pull_policy, "retain": spec.retain}
-
-    def build_spec(self, document: Document, build: Any) -> Json:
-        fact = self.facts.builds.get((document.kind, document.name))
-        if fact is not None and fact.problem:
-            self.report(document, fact.problem, "build")
-        request = build_request(document, build)
-        return {
-            "archive": None,
-            "bootstrap": None,
-            "build": {
-                "args": dict(request.args),
-                "base_fingerprints": [],
-                "context": request.context,
-                "digest": fact.digest if fact else "",
-                "dockerfile": request.dockerfile if not request.dockerfile_inline else "",
-                "dockerfile_inline": request.dockerfile_inline,
-                "images": {},
-                "labels": dict(request.labels),
-                "network": request.network,
-                "no_cache": request.no_cache,
-                "target": request.target,
-            },
-        }
-
-    def absent(self, name: str, problem: str) -> str:
-        if problem:
-            return f'image "{name}": {problem}'
-        near = did_you_mean(name, self.images)
-        return (
-            f'image "{name}" is not present and pulling is not supported yet{near}: '
-            "declare an Image (bootstrap, build or archive)"
-        )
-
     # ---- services and jobs --------------------------------------------------------------------------------------
 
     def add_workload(self, document: Document) -> None:
@@ -383,7 +226,7 @@ class Resolution:
             if not document.lacks("image") and not document.lacks("build"):
                 self.report(document, "needs an image or a build")
             return "", ""
-        key = self.built.get(document.name) if spec.build is not None else self.own_image(spec.image)
+        key = self.images.built.get(document.name) if spec.build is not None else self.images.own(spec.image)
         resource = self.resources.get(key) if key is not None else None
         if resource is not None:
             needs.append(Need(resource.key))
@@ -391,7 +234,7 @@ class Resolution:
         if key is None and spec.build is None and ("Image", spec.image) not in self.named:
             fact = self.facts.images.get(spec.image)
             if fact is not None and not fact.present:
-                self.report(document, self.absent(spec.image, fact.problem), "image")
+                self.report(document, self.images.absent(spec.image, fact.problem), "image")
         if spec.pull_policy in ("always", "daily", "weekly") or (spec.pull_policy or "").startswith("every_"):
             self.report(document, f'"{spec.pull_policy}" is not supported yet: images cannot be pulled', "pull_policy")
         name = spec.image or ""
@@ -507,11 +350,8 @@ class Resolution:
         for name, dependency in sorted(document.spec.depends_on.items()):
             target = self.workloads.get(name)
             if target is None:
-                if (
-                    not dependency.required
-                    or ("Service", name) in self.named - self._known()
-                    or ("Job", name) in self.named - self._known()
-                ):
+                unreadable = ("Service", name) in self.unreadable or ("Job", name) in self.unreadable
+                if unreadable or not dependency.required:
                     continue
                 if name in self.inactive:
                     wanted = ", ".join(self.inactive[name].spec.profiles)
@@ -537,9 +377,6 @@ class Resolution:
             kind: Kind = "job" if target.kind == "Job" else "service"
             needs.append(Need(Key(kind, name), condition, dependency.required, dependency.restart))
 
-    def _known(self) -> frozenset[tuple[str, str]]:
-        return frozenset((d.kind, d.name) for d in self.documents)
-
     def check_probed(self, document: Document, target: Document) -> None:
         """Waiting for health that nothing probes would last for ever."""
         if target.lacks("healthcheck"):
@@ -547,7 +384,7 @@ class Resolution:
         check = workload.health(target.spec)
         bare = False
         if check is None and target.spec.build is None and target.spec.image is not None:
-            key = self.own_image(target.spec.image)
+            key = self.images.own(target.spec.image)
             fact = self.facts.images.get(target.spec.image)
             bootstrapped = key in self.resources and self.resources[key].spec["bootstrap"] is not None if key else False
             bare = bootstrapped or (key is None and fact is not None and fact.present and not fact.probed)
@@ -588,14 +425,3 @@ def _attachment(network: str, names: Sequence[str], entry: Any) -> Json:
         "mac": entry.mac_address if entry else "",
         "network": network,
     }
-
-
-def _image_name(text: str) -> str:
-    import re
-
-    name = text.lower()
-    return name if IMAGE_NAME.fullmatch(name) else re.sub(r"[^a-z0-9]+", "-", name).strip("-")
-
-
-def with_warnings(desired: Desired, warnings: Iterable[Problem]) -> Desired:
-    return replace(desired, warnings=tuple(sort_problems([*desired.warnings, *warnings])))
