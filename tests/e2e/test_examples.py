@@ -53,7 +53,7 @@ def test_a_changed_page_replaces_the_container_and_the_plan_says_why(holdfast: H
     manifest = copy / "hello.yaml"
     manifest.write_text(manifest.read_text().replace("Hello from", "Good evening from"))
     planned = holdfast.run("plan", "-f", str(copy), code=3)
-    assert re.search(r"service/web-1 +replace: .*page", planned.stdout), planned.stdout
+    assert re.search(r"service/web-1 +replace: .*index\.html", planned.stdout), planned.stdout
     holdfast.run("apply", "-f", str(copy), timeout=240)
     assert "Good evening" in fetch(f"http://127.0.0.1:{port}/index.html")
     assert holdfast.containers(all=True)[0]["id"] != before

@@ -13,7 +13,7 @@ from runtime.layout import Layout
 
 
 def find_leftovers(layouts: Iterable[Layout]) -> list[str]:
-    """One line for each thing of these roots that is still there; names carry the root's id, so other roots never show."""
+    """One line for each thing of these roots that is still there. Names carry a root's id: other roots never show."""
     roots = list(layouts)
     if not roots:
         return []
@@ -52,7 +52,7 @@ def _mounts(roots: list[Layout]) -> list[str]:
         for point in points
         for root in roots
         # A test may put a whole root on a small tmpfs: that mount is the test's own.
-        if _below(point, root.run) or (_below(point, root.root) and point != root.root)
+        if _below(point, os.path.realpath(root.run)) or (_below(point, root.root) and point != root.root)
     ]
 
 
@@ -64,7 +64,8 @@ def _links(roots: list[Layout]) -> list[str]:
 def _cgroups(roots: list[Layout]) -> list[str]:
     wanted = {root.cgroup for root in roots}
     base = "/sys/fs/cgroup"
-    hierarchies = [base, *(entry.path for entry in os.scandir(base) if entry.is_dir(follow_symlinks=False))]
+    with os.scandir(base) as entries:
+        hierarchies = [base, *(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))]
     return [
         f"cgroup {hierarchy}/{name}"
         for hierarchy in hierarchies
@@ -76,8 +77,9 @@ def _cgroups(roots: list[Layout]) -> list[str]:
 def _has_children_or_processes(path: str) -> bool:
     """An empty parent directory is kept for the next container; anything below or inside it is a leftover."""
     try:
-        if any(entry.is_dir() for entry in os.scandir(path)):
-            return True
+        with os.scandir(path) as entries:
+            if any(entry.is_dir() for entry in entries):
+                return True
         return bool(Path(path, "cgroup.procs").read_text().strip())
     except OSError:
         return False
