@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GUARDED = MS_NOSUID | MS_NODEV | MS_NOEXEC
 PAGE = 4096
+MAX_LINKS = 200
 
 DEVICES = (
     ("null", os.makedev(1, 3)),
@@ -54,8 +55,11 @@ class Root:
         self.path = path
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def open(self, path: str, *, directory: bool = True, links: bool = True) -> int:
-        """An O_PATH descriptor of `path`, made with its parents when absent. Links of an image may be forbidden."""
+    def open(self, path: str, *, directory: bool = True, links: bool = True, depth: int = 0) -> int:
+        """An O_PATH descriptor of `path`, made with its parents when absent. Links of an image may be forbidden.
+
+        A link into nothing (/etc/resolv.conf of many images) is followed, inside the root, and its target made.
+        """
         inside = os.path.normpath("/" + path)
         resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
         if not links:
@@ -64,7 +68,7 @@ class Root:
             return self._open(inside, resolve)
         except FileNotFoundError:
             pass
-        parent = self.open(os.path.dirname(inside), links=links)
+        parent = self.open(os.path.dirname(inside), links=links, depth=depth + 1)
         try:
             name = os.path.basename(inside)
             if directory:
@@ -73,8 +77,10 @@ class Root:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 os.close(os.open(name, flags, 0o644, dir_fd=parent))
         except FileExistsError:
-            # Something is there that does not resolve: a link into nothing.
-            raise OSError(errno.ELOOP, "a symbolic link that leads nowhere", inside) from None
+            if not links or depth > MAX_LINKS:
+                raise OSError(errno.ELOOP, "a symbolic link that leads nowhere", inside) from None
+            target = os.path.join(self.inside(parent), os.readlink(name, dir_fd=parent))
+            return self.open(target, directory=directory, depth=depth + 1)
         finally:
             os.close(parent)
         return self._open(inside, resolve)
