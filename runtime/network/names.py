@@ -21,6 +21,7 @@ from runtime.network.zone import LOCAL_TTL, Zone
 
 IN_CLOSE_WRITE, IN_MOVED_TO, IN_MOVED_FROM, IN_DELETE, IN_Q_OVERFLOW = 8, 0x80, 0x40, 0x200, 0x4000
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
+SO_RCVBUFFORCE = 33
 PR_SET_NAME = 15
 MAX_CLIENTS = 256
 IDLE = 10.0
@@ -62,7 +63,10 @@ class Server:
     # ---- the zone and the sockets
 
     def zone_changed(self) -> None:
-        data = os.read(self.inotify, 65536)
+        try:
+            data = os.read(self.inotify, 65536)
+        except BlockingIOError:
+            return
         offset, everything, networks = 0, False, False
         names = set()
         while offset < len(data):
@@ -111,15 +115,16 @@ class Server:
         except OSError:
             pass  # The run directory is being removed.
 
+    def close(self) -> None:
+        for pair in self.listening.values():
+            for one in pair:
+                one.close()
+
     # ---- the loop
 
     def run(self) -> None:
         while True:
-            for key, _ in self.selector.select(self._timeout()):
-                if key.data == "zone":
-                    self.zone_changed()
-            # The zone first, in every round: an answer never comes from before a change that was already there.
-            for key, mask in self.selector.select(0):
+            for key, mask in self.selector.select(self._timeout()):
                 self._dispatch(key, mask)
             self.forwarder.expire()
             self._drop_idle()
@@ -146,7 +151,7 @@ class Server:
 
     def _timeout(self) -> float:
         deadline = self.forwarder.next_deadline()
-        limit = 0.2 if self.failed else 2.0 if self.clients else 30.0 if os.getppid() == self.parent else 2.0
+        limit = 0.05 if self.failed else 2.0 if self.clients else 30.0 if os.getppid() == self.parent else 2.0
         return limit if deadline is None else max(0.0, min(limit, deadline - time.monotonic()))
 
     def _datagram(self, one: socket.socket) -> None:
@@ -242,6 +247,8 @@ class Server:
         if len(query.questions) != 1:
             send(data[:2] + struct.pack("!HHHHH", 0x8000 | FORMERR, 0, 0, 0, 0))
             return
+        # What was renamed into the zone before this question was sent is in its answer.
+        self.zone_changed()
         networks = self.zone.networks_of(source)
         if networks is None:
             send(_reply(query, REFUSED).pack())
@@ -354,6 +361,8 @@ def _bind(address: str) -> tuple[socket.socket, socket.socket]:
             one = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             made.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Room for a burst while the machine is busy elsewhere: a lost question costs its client five seconds.
+            one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 one.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
@@ -422,4 +431,6 @@ def main(zone: str, run_containers: str, state: str, resolv: str) -> None:
     try:
         server.run()
     finally:
+        # In this order: whoever waits for the lock must find the addresses free.
+        server.close()
         os.close(lock)

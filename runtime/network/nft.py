@@ -97,7 +97,8 @@ def _command(script: str, json_output: bool) -> str:
 
     try:
         done = subprocess.run(
-            ["nft", *(["-j"] if json_output else []), "-f", "-"],
+            # Together with -j, the input of -f would have to be JSON.
+            ["nft", "-j", *script.split()] if json_output else ["nft", "-f", "-"],
             input=script.encode(), capture_output=True, check=False, timeout=60,
         )  # fmt: skip
     except FileNotFoundError:

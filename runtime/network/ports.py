@@ -279,8 +279,8 @@ def socket_owner(port: Port) -> str:
         return ""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                if os.readlink(entry.path) in wanted:
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") in wanted:
                     with open(f"/proc/{pid}/comm") as file:
                         return f"{file.read().strip()} (pid {pid})"
         except OSError:

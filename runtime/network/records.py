@@ -102,7 +102,7 @@ def list_names(directory: str, prefix: str = "", suffix: str = ".json") -> list[
     """Names without prefix and suffix, sorted; half-written files left out."""
     try:
         found = os.listdir(directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     kept = (name for name in found if not name.startswith(".") and name.startswith(prefix) and name.endswith(suffix))
     return sorted(name[len(prefix) : len(name) - len(suffix)] for name in kept)

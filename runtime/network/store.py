@@ -67,14 +67,13 @@ class Networks:
     # ---- networks
 
     def check(self, spec: NetworkSpec) -> None:
-        """Raise what `create` would raise for the spec itself; touches nothing."""
+        """Raise what `create` would raise for the spec itself, were the network of that name gone; touches nothing."""
         check_names(spec)
         record = self.records.find(spec.name)
-        if record is not None:
-            if not same_network(record.spec, spec):
-                raise _different(spec.name)
+        if record is not None and same_network(record.spec, spec):
             return
-        plan_subnets(spec, taken_space(self.records.bridge_name(spec)), self.layout.id)
+        own = record.bridge if record is not None else self.records.bridge_name(spec)
+        plan_subnets(spec, taken_space(own), self.layout.id)
 
     def create(self, spec: NetworkSpec) -> NetworkInfo:
         """Make it, or make sure of what is on record (after a boot all but the record is gone).
@@ -167,6 +166,8 @@ class Networks:
                 if interface["network"] == name
             ]
             restore_bridge(record, self.records.alias(name), host_links)
+            for link in host_links:
+                reflect(link)
             self._ensure_rest(record)
             if self.firewall.damage():
                 self.firewall.install()
@@ -348,6 +349,7 @@ class Networks:
             return
         from runtime.network.command import names_command
 
+        remove_file(self._serving)
         self.client.names(names_command(self.layout.zone, self.layout.run_containers, self._serving, self.resolv))
 
     def _wait_for_names(self, record: NetworkRecord) -> None:
@@ -355,8 +357,10 @@ class Networks:
         deadline = time.monotonic() + NAMES_PATIENCE
         while True:
             serving = read_json(self._serving) or {"serving": [], "failed": {}}
-            known = {*serving["serving"], *serving["failed"]}
-            if known.issuperset(record.gateways) or time.monotonic() > deadline:
+            now = time.monotonic()
+            # What cannot be bound, because another name server sits on every address, is not waited for as long.
+            known = {*serving["serving"], *(serving["failed"] if now > deadline - NAMES_PATIENCE + 1.0 else ())}
+            if known.issuperset(record.gateways) or now > deadline:
                 return
             time.sleep(0.003)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
@@ -22,6 +23,7 @@ import pytest
 
 from runtime.api import Attachment, NetworkSpec
 from runtime.network import Networks
+from runtime.network.command import names_command
 from tests.integration.test_network import Start, networks, start  # noqa: F401
 from tests.support.fake_host import Container
 
@@ -55,6 +57,8 @@ class Upstream:
             threading.Thread(target=target, daemon=True).start()
 
     def _reply(self, data: bytes, tcp: bool) -> bytes:
+        if len(data) < 12:
+            raise OSError("closed")
         query = dns.message.from_wire(data)
         name = query.question[0].name
         self.asked.append(str(name))
@@ -120,8 +124,8 @@ def test_names_aliases_and_qualified_names_of_both_ip_versions(networks: Network
         answer = ask(client, "web", kind)
         assert (answer.rcode(), answer.answer) == (dns.rcode.NOERROR, []), "the name exists, the data does not"
     assert ask(client, "wep").rcode() == dns.rcode.NXDOMAIN
-    assert addresses(ask(client, dns.reversename.from_address(v4).to_text(), "PTR")) == ["web.front."]
-    assert addresses(ask(client, dns.reversename.from_address(v6).to_text(), "PTR")) == ["web.front."]
+    assert addresses(ask(client, dns.reversename.from_address(v4).to_text(), "PTR")) == ["www.front."]
+    assert addresses(ask(client, dns.reversename.from_address(v6).to_text(), "PTR")) == ["www.front."]
     nobody = v4.rpartition(".")[0] + ".99"
     assert ask(client, dns.reversename.from_address(nobody).to_text(), "PTR").rcode() == dns.rcode.NXDOMAIN
 
@@ -260,8 +264,6 @@ def test_an_answer_too_long_for_the_client_is_cut_and_whole_over_tcp(networks: N
     networks.create(NetworkSpec("front"))
     client = start("client", "front")
     listed = [f"10.255.0.{number}" for number in range(1, 61)]
-    import json
-
     for number, address in enumerate(listed):
         record = {"names": {"front": ["many"]}, "addresses": {"front": [address]}, "health": "none"}
         path = Path(networks.layout.zone, f"c-m{number}.json")
@@ -281,8 +283,12 @@ def test_a_second_names_process_replaces_an_orphaned_one(networks: Networks, sta
     client.publish(["client"])
     former = networks.client.process  # type: ignore[attr-defined]
     networks.client.process = None  # type: ignore[attr-defined]
-    os.unlink(networks._serving)
-    networks.repair("front")
+    zone, run = networks.layout.zone, networks.layout.run_containers
+    networks.client.names(names_command(zone, run, networks._serving, networks.resolv))
     assert former.wait(10) == 0
+    deadline = time.monotonic() + 10
+    while json.loads(Path(networks._serving).read_text())["pid"] == former.pid:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     networks._wait_for_names(networks.records.get("front"))
     assert addresses(ask(client, "client")) == client.addresses
