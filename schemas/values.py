@@ -85,6 +85,9 @@ _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m
 _DURATION_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})(ns|us|µs|ms|s|m|h|d)")
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*(b|kb?|mb?|gb?|tb?|pb?|kib|mib|gib|tib|pib)?", re.IGNORECASE)
 _SIZE_POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+_OCTAL_BY_MISTAKE = frozenset(
+    (400, 440, 444, 500, 550, 555, 600, 640, 644, 660, 664, 666, 700, 710, 711, 750, 755, 770, 775, 777, 1770, 1777)
+)
 _SYSCTL = re.compile(r"[a-z0-9][a-z0-9_\-]*(?:[./][A-Za-z0-9_\-]+)+")
 _HOSTNAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62}))*")
 
@@ -153,6 +156,8 @@ def parse_mode(value: Any) -> int:
         mode = int(value.removeprefix("0o"), 8) if isinstance(value, str) else value
     except ValueError:
         raise ValueError(f'"{value}" is not octal permission bits such as 0440') from None
+    if value in _OCTAL_BY_MISTAKE:
+        raise ValueError(f"{value} is decimal and means 0{value:o}: write 0{value}")
     if not 0 <= mode <= 0o7777:
         raise ValueError(f"{value} is out of range for permission bits (0 to 07777, octal)")
     return mode

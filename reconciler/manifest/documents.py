@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from reconciler.manifest.interpolate import interpolate
@@ -119,7 +120,7 @@ def read_documents(source: Source) -> Reading:
             problems.append(Problem("the file is empty", Mark(file.path, 1, 1)))
         for node in nodes:
             _sort_document(node, file, compose, native, declared, problems)
-    stack_node = _stack_defaults(native)
+    stack_node = _stack_defaults(native, problems)
     for origin in dict.fromkeys(declared):
         if isinstance(origin, int):
             _read_compose(compose[origin], stack_node, reading)
@@ -206,11 +207,22 @@ def _is_ours(node: Node, problems: list[Problem]) -> bool:
     return True
 
 
-def _stack_defaults(native: dict[tuple[Any, ...], _Raw]) -> Node | None:
+def _stack_defaults(native: dict[tuple[Any, ...], _Raw], problems: list[Problem]) -> Node | None:
+    """Held against the model once, so that a mistake in them is not told of every service."""
+    from schemas.service import ServiceSpec
+
     for raw in native.values():
-        if raw.node.text("kind") == "Stack":
-            return raw.node.get("spec", "defaults")
+        defaults = raw.node.get("spec", "defaults") if raw.node.text("kind") == "Stack" else None
+        if defaults is not None and isinstance(defaults.value, dict):
+            before = len(problems)
+            name = raw.node.text("metadata", "name") or ""
+            validate(ServiceSpec, drop_directives(defaults), partial(_describe_defaults, name), problems)
+            return defaults if len(problems) == before else None
     return None
+
+
+def _describe_defaults(stack: str, path: Sequence[Any]) -> str:
+    return _describe(f'stack "{stack}"', ["defaults", *path])
 
 
 def _with_defaults(spec: Node, defaults: Node | None, job: bool) -> Node:

@@ -371,3 +371,19 @@ def test_a_service_of_another_profile_is_named_as_such() -> None:
     """
     assert problems(text) == ['2:32: service "a": depends_on: service "b" is only part of profile debug']
     assert len(compose(text, {"COMPOSE_PROFILES": "x, debug"}).resources) == 3
+
+
+def test_a_mistake_in_the_stacks_defaults_is_told_once() -> None:
+    text = """
+        apiVersion: holdfast/v1
+        kind: Stack
+        metadata: {name: s}
+        spec: {defaults: {restrt: always}}
+        ---
+        services: {a: {image: img}, b: {image: img}}
+    """
+    assert problems(text) == ['4:19: stack "s": defaults: unknown attribute "restrt" (did you mean "restart"?)']
+
+
+def test_permission_bits_that_forgot_their_zero_are_caught() -> None:
+    assert "644 is decimal and means 01204: write 0644" in attribute("secrets: [{source: s, mode: 644}]")[-1]
