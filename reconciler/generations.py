@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from reconciler.database import Database
 from reconciler.lock import StackLocked, stack_lock
-from runtime.errors import Conflict, CorruptContent, DiskFull, EngineError, NotFound, Unavailable
+from runtime.errors import CorruptContent, EngineError, NotFound
 
 if TYPE_CHECKING:
     from reconciler.model import Desired
@@ -41,28 +39,7 @@ KEPT_GENERATIONS = 100
 """A stack's history is this long; the wanted generation is kept whatever its age."""
 KEPT_EVENTS = 10_000
 _TRIM_EVERY = 256
-_BUSY_MS = 5_000
 _MESSAGE_LIMIT = 2_000
-
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """CREATE TABLE generations (
-             stack TEXT NOT NULL, number INTEGER NOT NULL, created_at REAL NOT NULL,
-             finished_at REAL NOT NULL DEFAULT 0,
-             revision TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, desired TEXT NOT NULL,
-             images TEXT NOT NULL DEFAULT '{}', result TEXT NOT NULL, problem TEXT NOT NULL DEFAULT '',
-             wanted INTEGER NOT NULL DEFAULT 0,
-             prune INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (stack, number)) WITHOUT ROWID""",
-        "CREATE UNIQUE INDEX one_wanted ON generations (stack) WHERE wanted = 1",
-        """CREATE TABLE intents (
-             stack TEXT NOT NULL, resource TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL, owner TEXT NOT NULL,
-             since REAL NOT NULL, until REAL NOT NULL, PRIMARY KEY (stack, resource)) WITHOUT ROWID""",
-        """CREATE TABLE events (
-             id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, stack TEXT NOT NULL, resource TEXT NOT NULL,
-             action TEXT NOT NULL, message TEXT NOT NULL, generation INTEGER NOT NULL)""",
-        "CREATE INDEX events_by_stack ON events (stack, id)",
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +100,12 @@ class Generations:
 
     def __init__(self, root: str, clock: Callable[[], float] = time.time) -> None:
         self.root = root
-        self.path = f"{root}/state.db"
+        self._file = Database(root)
         self._clock = clock
-        self._mutex = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
         self._recorded = 0
+
+    def close(self) -> None:
+        self._file.close()
 
     # ---- generations --------------------------------------------------------------------------------------------
 
@@ -151,7 +129,7 @@ class Generations:
         """
         digest = digest or digest_of(desired)
         now = self._clock()
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             row = db.execute(
                 "SELECT number, digest, prune FROM generations WHERE stack = ? AND wanted = 1", (stack,)
             ).fetchone()
@@ -192,12 +170,12 @@ class Generations:
     ) -> None:
         """Record how the apply of a generation ended. Costs one read when that is already on record."""
         pictures = json.dumps(dict(images), sort_keys=True) if images is not None else None
-        row = self._read(
+        row = self._file.read(
             "SELECT result, problem, images FROM generations WHERE stack = ? AND number = ?", (stack, number)
         )
         if row and row[0][0] == result and row[0][1] == problem and pictures in (None, row[0][2]):
             return
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             db.execute(
                 "UPDATE generations SET result = ?, problem = ?, finished_at = ?, images = coalesce(?, images)"
                 " WHERE stack = ? AND number = ?",
@@ -205,11 +183,11 @@ class Generations:
             )
 
     def wanted(self, stack: str) -> Generation | None:
-        rows = self._read(f"{_WITH_DESIRED} WHERE stack = ? AND wanted = 1", (stack,))
+        rows = self._file.read(f"{_WITH_DESIRED} WHERE stack = ? AND wanted = 1", (stack,))
         return _generation(rows[0]) if rows else None
 
     def get(self, stack: str, number: int) -> Generation:
-        rows = self._read(f"{_WITH_DESIRED} WHERE stack = ? AND number = ?", (stack, number))
+        rows = self._file.read(f"{_WITH_DESIRED} WHERE stack = ? AND number = ?", (stack, number))
         if not rows:
             raise NotFound(
                 f'cannot read generation "{stack} {number}": no such generation', "`holdfast history` lists them"
@@ -218,16 +196,18 @@ class Generations:
 
     def history(self, stack: str) -> list[Generation]:
         """The stack's history, newest first, without the desired texts."""
-        rows = self._read(f"{_SUMMARY} WHERE stack = ? ORDER BY number DESC", (stack,))
+        rows = self._file.read(f"{_SUMMARY} WHERE stack = ? ORDER BY number DESC", (stack,))
         return [_generation(row) for row in rows]
 
     def stacks(self) -> list[str]:
         """Names of all stacks that have a wanted generation, destroyed ones included."""
-        return [str(row[0]) for row in self._read("SELECT stack FROM generations WHERE wanted = 1 ORDER BY stack", ())]
+        return [
+            str(row[0]) for row in self._file.read("SELECT stack FROM generations WHERE wanted = 1 ORDER BY stack", ())
+        ]
 
     def previous_good(self, stack: str) -> Generation | None:
         """The newest converged generation before the wanted one: where `rollback` goes when none is named."""
-        rows = self._read(
+        rows = self._file.read(
             f"{_WITH_DESIRED} WHERE stack = :stack AND wanted = 0 AND result = 'converged' AND number <{_WANTED_NUMBER}"
             " ORDER BY number DESC LIMIT 1",
             {"stack": stack},
@@ -236,7 +216,7 @@ class Generations:
 
     def data_version(self) -> int:
         """Changes when another process (or this one, through another connection) wrote the file; a cheap poll."""
-        rows = self._read("PRAGMA data_version", ())
+        rows = self._file.read("PRAGMA data_version", ())
         return int(rows[0][0]) if rows else 0
 
     # ---- intent -------------------------------------------------------------------------------------------------
@@ -249,9 +229,9 @@ class Generations:
 
     def resume(self, stack: str, resource: str = "") -> bool:
         """End a suspension; without a resource, of the whole stack and all in it. True when there was one."""
-        if not self._read("SELECT 1 FROM intents WHERE stack = ? AND kind = 'suspended' LIMIT 1", (stack,)):
+        if not self._file.read("SELECT 1 FROM intents WHERE stack = ? AND kind = 'suspended' LIMIT 1", (stack,)):
             return False
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             done = db.execute(
                 "DELETE FROM intents WHERE stack = ? AND kind = 'suspended' AND (? = '' OR resource = ?)",
                 (stack, resource, resource),
@@ -261,7 +241,7 @@ class Generations:
     def intents(self, stack: str | None = None) -> list[Intent]:
         """Intent in force now; what has expired is left out (and removed by `trim`)."""
         where, values = ("WHERE stack = ?", (stack,)) if stack is not None else ("", ())
-        rows = self._read(
+        rows = self._file.read(
             f"SELECT stack, resource, kind, reason, owner, since, until FROM intents {where} ORDER BY stack, resource",  # noqa: S608
             values,
         )
@@ -269,7 +249,7 @@ class Generations:
         return [intent for intent in (Intent(*row) for row in rows) if not 0.0 < intent.until <= now]
 
     def _intend(self, stack: str, resource: str, kind: IntentKind, *, reason: str, owner: str, until: float) -> None:
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             db.execute(
                 "INSERT OR REPLACE INTO intents (stack, resource, kind, reason, owner, since, until)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -281,7 +261,7 @@ class Generations:
     def record_event(self, stack: str, resource: str, action: str, message: str = "", generation: int = 0) -> None:
         """Append to the bounded journal. A full disk or a damaged file loses the event and nothing else."""
         try:
-            with self._transaction(durable=False) as db:
+            with self._file.transaction(durable=False) as db:
                 db.execute(
                     "INSERT INTO events (time, stack, resource, action, message, generation) VALUES (?, ?, ?, ?, ?, ?)",
                     (self._clock(), stack, resource, action, message[:_MESSAGE_LIMIT], generation),
@@ -302,7 +282,7 @@ class Generations:
             if value is not None:
                 conditions.append(f"{column} = ?")
                 values.append(value)
-        rows = self._read(
+        rows = self._file.read(
             "SELECT id, time, stack, resource, action, message, generation FROM events"  # noqa: S608
             f" WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
             (*values, limit),
@@ -311,54 +291,9 @@ class Generations:
 
     def trim(self) -> None:
         """Drop expired intents and all but the newest events; the agent's clean-up timer calls it."""
-        with self._transaction(durable=False) as db:
+        with self._file.transaction(durable=False) as db:
             _trim_events(db)
             db.execute("DELETE FROM intents WHERE until > 0 AND until <= ?", (self._clock(),))
-
-    # ---- the file -----------------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        with self._mutex:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            os.makedirs(self.root, mode=0o711, exist_ok=True)
-            # The resolved manifests hold environment values: nobody but root may read them, the WAL included.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            db = sqlite3.connect(self.path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-                _migrate(db)
-            except BaseException:
-                db.close()
-                raise
-            self._connection = db
-        return self._connection
-
-    def _read(self, sql: str, values: Any) -> list[tuple[Any, ...]]:
-        with self._mutex, _translated("read", self.path):
-            if self._connection is None and not os.path.exists(self.path):
-                return []
-            return self._open().execute(sql, values).fetchall()
-
-    @contextmanager
-    def _transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """`durable` survives a power cut once it returns (the WAL is synced); events are not worth that wait."""
-        with self._mutex, _translated("write", self.path):
-            db = self._open()
-            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                # A failed COMMIT (disk full) may have rolled back already; then there is nothing to undo.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
 
 
 _COLUMNS = "stack, number, created_at, finished_at, revision, source, digest, result, problem, wanted, images, prune"
@@ -396,58 +331,3 @@ def _generation(row: tuple[Any, ...]) -> Generation:
 
 def _trim_events(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (KEPT_EVENTS,))
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    if db.execute("PRAGMA user_version").fetchone()[0] == len(_MIGRATIONS):
-        return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        # Read again under the write lock: two first commands may race to make the tables.
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_MIGRATIONS):
-            raise Conflict(
-                f"cannot read the state database: it has version {version}, this holdfast knows {len(_MIGRATIONS)}",
-                "use the newer holdfast that wrote it",
-            )
-        for statements in _MIGRATIONS[version:]:
-            for statement in statements:
-                db.execute(statement)
-        db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def _translated(verb: str, path: str) -> Iterator[None]:
-    where = f'cannot {verb} the state database "{path}"'
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        code = error.sqlite_errorcode & 0xFF if hasattr(error, "sqlite_errorcode") else 0
-        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
-            raise DiskFull(
-                f"{where}: the disk is full", "free space below the state root; what runs is untouched"
-            ) from None
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise Unavailable(f"{where}: another process keeps it locked", "try again") from None
-        raise Unavailable(f"{where}: {error}", "is the state root writable?") from None
-    except sqlite3.DatabaseError as error:
-        raise CorruptContent(
-            f"{where}: {error}",
-            "it holds only history and intent: move it away and apply again; what runs is untouched",
-        ) from None
-    except OSError as error:
-        kind = DiskFull if error.errno in (28, 122) else Unavailable
-        raise kind(f"{where}: {error.strerror}") from None
-
-
-def _is_full(path: str) -> bool:
-    try:
-        stat = os.statvfs(os.path.dirname(path))
-    except OSError:
-        return False
-    return stat.f_bavail * stat.f_frsize < 64 << 10

@@ -1,4 +1,4 @@
-"""Says how a stack fares, and why: the values behind `status` and `explain`, read from one snapshot and the records.
+"""Says how a stack fares: the values behind `status`, read from one snapshot and the records.
 
 All but `collect_status` are pure functions of what was observed. Health that nobody probes any more (no agent) is
 reported as unknown, whatever the last verdict was.
@@ -6,12 +6,13 @@ reported as unknown, whatever the last verdict was.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from reconciler.generations import Generation, Generations, Intent, RecordedEvent, read_desired
-from reconciler.model import LABEL_FINGERPRINT, LABEL_INDEX, LABEL_RESOURCE, LABEL_STACK, Desired, Key, Need, Resource
+from reconciler.model import LABEL_FINGERPRINT, LABEL_INDEX, LABEL_RESOURCE, LABEL_STACK, Desired, Resource
 from reconciler.restart import describe_end
 from runtime.api import ContainerState, Damage, Engine, Labels, Run, Snapshot
 
@@ -191,47 +192,6 @@ def stacks_seen(snapshot: Snapshot, recorded: Iterable[str]) -> list[str]:
     return sorted({labels[LABEL_STACK] for labels in objects if LABEL_STACK in labels} | set(recorded))
 
 
-def explain(
-    key: Key,
-    desired: Desired | None,
-    status: StackStatus,
-    snapshot: Snapshot,
-    events: Sequence[RecordedEvent] = (),
-) -> list[str]:
-    """The chain of reasons why the resource is as it is, most direct first, one sentence a line."""
-    by_key = {item.key: item for item in status.resources}
-    found = by_key.get(str(key))
-    if found is None:
-        return [f"{key} is neither declared by stack {status.stack} nor present"]
-    lines = [_headline(found)]
-    if status.intent:
-        lines.append(f"the stack is {status.intent}")
-    if found.intent:
-        lines.append(f"it is left alone: {found.intent}")
-    for instance in found.instances:
-        if instance.problem:
-            lines.append(f"{instance.name}: {instance.problem}")
-    states = {state.id: state for state in snapshot.containers}
-    for instance in found.instances:
-        state = states.get(instance.id)
-        for damage in state.damage if state is not None else ():
-            lines.append(f"{instance.name}: {_damage_text(damage)}")
-    if found.problem:
-        lines.append(f"last problem: {found.problem}")
-    if found.backoff_until:
-        lines.append(f"tried again no earlier than {_clock(found.backoff_until)}")
-    resource = desired.resources.get(key) if desired is not None else None
-    if resource is None:
-        lines.append("no manifest of the wanted generation declares it; the next apply with pruning removes it")
-    elif found.state not in ("running", "completed", "present"):
-        lines.extend(_unmet(resource, by_key, set()))
-    if not status.agent:
-        lines.append("no agent serves this root: nothing restarts, probes or repairs it until the next apply")
-    for event in events[-5:]:
-        lines.append(f"{_clock(event.time)} {event.action}: {event.message}".rstrip(": "))
-    return lines
-
-
 # ---- one resource -----------------------------------------------------------------------------------------------
 
 _Common = tuple[Intent | None, Held | None, str]
@@ -307,7 +267,7 @@ def _thing(resource: Resource, snapshot: Snapshot, stack: str, common: _Common) 
         # Content is kept by digest and travels with the containers that use it.
         present = True
     state: State = "degraded" if damage else "present" if present else "backing-off" if held else "missing"
-    problem = "; ".join(map(_damage_text, damage)) or (held.reason if held else "") or ("" if present else trouble)
+    problem = "; ".join(map(describe_damage, damage)) or (held.reason if held else "") or ("" if present else trouble)
     return ResourceStatus(
         str(resource.key),
         state,
@@ -398,49 +358,15 @@ def _intent_text(intent: Intent) -> str:
     text: str = intent.kind
     if intent.owner:
         text += f" by {intent.owner}"
-    text += f" since {_clock(intent.since)}"
+    text += f" since {show_time(intent.since)}"
     if intent.until:
-        text += f" until {_clock(intent.until)}"
+        text += f" until {show_time(intent.until)}"
     return text + (f": {intent.reason}" if intent.reason else "")
 
 
-def _headline(found: ResourceStatus) -> str:
-    text = f"{found.key} is {found.state}"
-    if found.wanted:
-        text += f": {found.ready} of {found.wanted} ready"
-    return text + (f", health {found.health}" if found.health else "")
-
-
-def _unmet(resource: Resource, by_key: Mapping[str, ResourceStatus], seen: set[Key]) -> list[str]:
-    lines = []
-    for need in resource.needs:
-        found = by_key.get(str(need.key))
-        if found is None or need.key in seen or _is_met(need, found):
-            continue
-        seen.add(need.key)
-        why = f" ({found.problem})" if found.problem else ""
-        lines.append(
-            f"{resource.key} waits for {need.key} to be {_CONDITION_TEXT[need.condition]}; it is {found.state}{why}"
-        )
-    return lines
-
-
-_CONDITION_TEXT = {"exists": "there", "started": "started", "healthy": "healthy", "completed": "completed"}
-
-
-def _is_met(need: Need, found: ResourceStatus) -> bool:
-    if need.condition == "completed":
-        return found.state == "completed"
-    if need.condition == "healthy":
-        return found.state == "running"
-    return found.state in ("running", "completed", "present", "starting", "unhealthy", "degraded")
-
-
-def _damage_text(damage: Damage) -> str:
+def describe_damage(damage: Damage) -> str:
     return f"damaged: {damage.what} is {damage.actual or 'gone'}, expected {damage.expected}"
 
 
-def _clock(moment: float) -> str:
-    import time
-
+def show_time(moment: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))

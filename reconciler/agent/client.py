@@ -243,7 +243,9 @@ def start_background(command: Sequence[str], log: str, socket_path: str, *, time
         if process.poll() is not None:
             raise Unavailable(f"cannot start the agent: it ended with code {process.returncode}", f"see {log}")
         time.sleep(0.05)
-    process.returncode = 0
+    # One that hangs must not come to life later, behind the back of whoever was told that it failed.
+    process.kill()
+    process.wait()
     raise Unavailable(f"cannot start the agent: it does not serve after {timeout:g} s", f"see {log}")
 
 

@@ -141,8 +141,8 @@ def explain(resource: str, as_json: bool) -> None:
     stack, _, name = resource.partition("/")
     if not stack or not name:
         raise CommandFailed(f'cannot explain "{resource}": name it STACK/RESOURCE', exit_code=2)
+    from reconciler.explanation import explain as explain_resource
     from reconciler.generations import read_desired
-    from reconciler.status import explain as explain_resource
 
     found = read_status(stack)
     if not found:

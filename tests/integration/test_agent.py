@@ -619,7 +619,8 @@ def test_without_an_agent_the_client_says_so(tmp_path: Path) -> None:
 
 
 def test_the_status_names_what_a_waiting_service_waits_for(bench: Bench) -> None:
-    from reconciler.status import StackStatus, explain
+    from reconciler.explanation import explain
+    from reconciler.status import StackStatus
 
     bench.engine.health_of = lambda spec: 1
     bench.start()

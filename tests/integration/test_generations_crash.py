@@ -111,6 +111,10 @@ def test_a_full_disk_is_named_and_what_was_recorded_before_stays(small_disk: Pat
         records.record_event("shop", "", "x", "y" * 2000)
         wanted = records.wanted("shop")
         assert wanted is not None
+        records.close()
+        fresh = Generations(str(small_disk))
+        assert [item.number for item in fresh.history("shop")][-1] == 1
+        fresh.close()
         os.unlink(small_disk / "filler")
         assert records.begin("shop", "after") > wanted.number
         records.close()
