@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from runtime import api
-from runtime.errors import CorruptContent, EngineError, InvalidSpec, NotFound
+from runtime.errors import CorruptContent, InvalidSpec, NotFound
 from runtime.image import oci
 from runtime.image.content import digest_of, hex_of, translating
 from runtime.image.layer import decompressed
@@ -70,20 +70,20 @@ def load(
     """
     path, ref = request.path, request.ref
     origin = digest_of(f"archive {archive_digest(path)} {ref}".encode())
-    with store.lease():
+    with store.lease() as made:
         known = store.recall(origin)
         if known is not None:
             return store.commit_raw(store.blobs.read(known.id), name, labels, declared) if name else known
         with _opened(store, path) as archive:
             found = _choose(_images(archive, path), ref, path)
-            record = _take(store, archive, found, name, labels, declared, progress)
+            record = _take(store, archive, found, name, labels, declared, progress, made)
         store.remember(origin, record.id)
     return record
 
 
 def _take(
     store: ImageStore, archive: _Archive, found: _Found, name: str | None, labels: api.Labels, declared: Any,
-    progress: api.Progress,
+    progress: api.Progress, made: list[str],
 ) -> ImageRecord:  # fmt: skip
     config, diff_ids = parse_config(found.config)
     if len(diff_ids) != len(found.layers):
@@ -93,18 +93,13 @@ def _take(
     platform = f"{config.get('os', 'linux')}/{config.get('architecture', '')}"
     if platform != oci.host_platform():
         progress(f"load: the image is made for {platform}, this host is {oci.host_platform()}")
-    added = []
-    try:
-        for number, (diff_id, layer) in enumerate(zip(diff_ids, found.layers, strict=True), 1):
-            if store.has_layer(diff_id):
-                continue
-            progress(f"load: layer {number} of {len(diff_ids)}")
-            with archive.open(layer.path) as file:
-                added.append(store.add_layer_from_tar(file, progress, layer.blob_digest, diff_id))
-        return store.commit_raw(found.config, name, labels, declared)
-    except EngineError:
-        store.discard(added)
-        raise
+    for number, (diff_id, layer) in enumerate(zip(diff_ids, found.layers, strict=True), 1):
+        if store.has_layer(diff_id):
+            continue
+        progress(f"load: layer {number} of {len(diff_ids)}")
+        with archive.open(layer.path) as file:
+            made.append(store.add_layer_from_tar(file, progress, layer.blob_digest, diff_id))
+    return store.commit_raw(found.config, name, labels, declared)
 
 
 # ---- what the archive holds -------------------------------------------------------------------------------------

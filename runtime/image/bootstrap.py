@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime import api
-from runtime.errors import BuildFailed, EngineError, InvalidSpec, NotFound, Unsupported
+from runtime.errors import BuildFailed, InvalidSpec, Unsupported
 from runtime.image import apt
 from runtime.image.content import Ingest, digest_of, translating
 from runtime.image.store import ImageRecord, ImageStore
@@ -82,7 +82,7 @@ def bootstrap(
     what = f'image "{name or "bootstrap of " + _suite(request)}"'
     # equal requests in parallel: one works, the others take its result
     os.makedirs(store.layout.locks, mode=0o700, exist_ok=True)
-    with locked(f"{store.layout.locks}/bootstrap-{origin[7:23]}", timeout=_LONGEST), store.lease():
+    with locked(f"{store.layout.locks}/bootstrap-{origin[7:23]}", timeout=_LONGEST), store.lease() as made:
         known = None if force else store.recall(origin)
         if known is not None:
             progress("bootstrap: made before, taken as it is")
@@ -95,12 +95,9 @@ def bootstrap(
             with translating(f"make {what}"):
                 newest = _tidy(ingest.tree, started)
                 layer = store.add_layer_from_dir(ingest.tree, progress)
-        try:
-            record = store.commit(_image_config(request, newest), [layer], name, labels, declared)
-            store.remember(origin, record.id)
-        except EngineError:
-            store.discard([layer])
-            raise
+        made.append(layer)
+        record = store.commit(_image_config(request, newest), [layer], name, labels, declared)
+        store.remember(origin, record.id)
         progress(f"bootstrap: done in {time.time() - started:.0f} s, {record.size / 1e6:.0f} MB")
         return record
 
@@ -370,6 +367,3 @@ def _image_config(request: api.BootstrapRequest, newest: float) -> dict[str, Any
             {"created": created, "created_by": f"mmdebstrap --variant={request.variant}{packages} {_suite(request)}"}
         ],
     }
-
-
-__all__ = ["NotFound", "bootstrap", "check", "request_digest"]

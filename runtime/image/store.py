@@ -139,11 +139,19 @@ class ImageStore:
     # ---- making
 
     @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Hold while layers are made and not yet committed: `collect` and `remove` leave all layers alone meanwhile."""
+    def lease(self) -> Iterator[Texts]:
+        """Hold while layers are made and not yet committed: `collect` and `remove` leave all layers alone meanwhile.
+
+        Layers appended to the list it gives are discarded again when the work fails.
+        """
         self._create_directories()
-        with lease(self.lease_path):
-            yield
+        made: Texts = []
+        try:
+            with lease(self.lease_path):
+                yield made
+        except BaseException:
+            self.discard(made)
+            raise
 
     @contextmanager
     def ingest(self) -> Iterator[Ingest]:

@@ -74,6 +74,10 @@ def recover(store: ImageStore) -> list[str]:
             if not _is_layer(store, path):
                 remove_tree(path, layout.trash)
                 removed.append(path)
+        # a config is written just before, and removed just after, the record that makes it an image
+        for name in names_in(layout.blobs):
+            if f"sha256:{name}" not in store.ids() and remove_file(f"{layout.blobs}/{name}"):
+                removed.append(f"{layout.blobs}/{name}")
     empty_trash(layout.trash)
     return removed
 

@@ -230,8 +230,8 @@ def test_each_compression_is_verified_to_the_last_byte(root: Path, compress: Cal
     data = layer_tar({"a": os.urandom(30_000), "b": b"b"})
     packed = compress(data)
 
-    def read(raw: bytes, **wanted: str) -> str:
-        stream = LayerStream(io.BytesIO(raw), **wanted)
+    def read(raw: bytes, blob_digest: str = "", diff_id: str = "") -> str:
+        stream = LayerStream(io.BytesIO(raw), blob_digest, diff_id)
         assert b"".join(stream) == data
         return stream.diff_id
 
