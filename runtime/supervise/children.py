@@ -7,6 +7,7 @@ import signal
 
 from runtime import syscalls
 from runtime.supervise import wire
+from runtime.supervise.init import REACHED_EXEC
 from runtime.supervise.logfile import LogWriter
 
 TYPE_CHECKING = False
@@ -143,10 +144,8 @@ class Container:
         self.tty, self.stop_signal = meta["tty"], meta["stop_signal"]
 
     def failure(self) -> dict[str, Any] | None:
-        """What a failed step reported, None when all went well."""
-        if self.report < 0:
-            return None
-        return read_report(self.report)
+        """Why the program was not exec'd, None when it was. Known once the status pipe is at its end."""
+        return None if self.report < 0 else read_report(self.report)
 
     def drain(self) -> None:
         """Everything that is in the pipes or the terminal now."""
@@ -207,8 +206,11 @@ class Session:
 
 def read_report(fd: int) -> dict[str, Any] | None:
     data = os.pread(fd, 1 << 16, 0)
-    if not data:
+    if data == REACHED_EXEC:
         return None
+    data = data.removeprefix(REACHED_EXEC)
+    if not data:
+        return {"message": "its first process was killed before it could run anything", "code": 125}
     try:
         return dict(wire.decode(data))
     except ValueError:

@@ -9,8 +9,8 @@
                                               limits, user, capabilities, no_new_privs, seccomp
     status pipe at its end <----------------- exec (the pipe is close-on-exec)
 
-A step that fails writes {"message", "code"} into the report before the process ends, so end of pipe with an empty
-report means that the program runs.
+The report holds "+" once exec is next, then {"message", "code"} if it failed, as any step before does. So end of pipe
+with "+" alone means that the program ran, and with an empty report that something killed the child on its way.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from runtime.cgroup import CgroupV1, CgroupV2
 
+REACHED_EXEC = b"+"
 STATUS, REPORT = 3, 4
 """Where the two descriptors that outlive `close_descriptors` are put."""
 TIOCSPTLCK, TIOCGPTPEER, TIOCGPTN = 0x40045431, 0x5441, 0x80045430
@@ -246,6 +247,7 @@ def _limit_and_exec(
         launch.step = "take terminal"
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.umask(0o022)
+    os.write(launch.report, REACHED_EXEC)
     if filter_ is not None and no_new_privileges:
         launch.step = "load seccomp filter"
         filter_.load()  # last: it may forbid what the steps above need

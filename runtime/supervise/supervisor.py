@@ -16,6 +16,7 @@ import time
 from runtime import cgroup as cgroup_module
 from runtime.supervise import wire
 from runtime.supervise.children import BOOT, ENDING, Child, Container, Session, open_pidfd, read_report
+from runtime.supervise.init import REACHED_EXEC
 from runtime.supervise.launcher import Launcher, Refused
 
 TYPE_CHECKING = False
@@ -272,8 +273,6 @@ class Supervisor:
         self._receive_terminal(container)
         if container.failure() is not None:
             return  # answered in _finish, when nothing of it is left
-        if wire.process_starttime(container.child.pid) != container.child.starttime:
-            return
         container.running = True
         reply = {"pid": container.child.pid, "starttime": container.child.starttime}
         for connection in container.starters:
@@ -332,8 +331,9 @@ class Supervisor:
         del self.containers[id]
         for connection in container.waiters:
             connection.answer({"record": record})
-        for connection in container.starters:
-            connection.answer(_start_answer(container, failure, ending))
+        if failure is not None:
+            for connection in container.starters:
+                connection.answer(_start_answer(container, failure))
         self._tell({"event": "exit", "id": id, "record": record})
         self._end_sessions(container)
         if container.key not in self.state.held:
@@ -649,10 +649,11 @@ class Supervisor:
         self._attend(container)
 
     def _recovered_fds(self, container: Container) -> list[int]:
-        """The same five (three with a terminal) as `_keep` gives: an ended status pipe and an empty report stand in."""
+        """The same five (three with a terminal) as `_keep` gives: an ended pipe and a report of success stand in."""
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         os.close(write_end)
         container.status, container.report = read_end, os.memfd_create("report", os.MFD_CLOEXEC)
+        os.write(container.report, REACHED_EXEC)
         streams = [] if container.tty else [container.out, container.err]
         return [*streams, container.status, container.report, container.child.pidfd]
 
@@ -685,14 +686,9 @@ def _receive_fds(channel: socket.socket) -> list[int]:
         return []
 
 
-def _start_answer(container: Container, failure: dict[str, Any] | None, ending: dict[str, Any]) -> dict[str, Any]:
-    """For those who wait for a start that came to nothing."""
-    if failure is not None:
-        cause, code = str(failure["message"]), int(failure["code"])
-    else:
-        cause, code = f"its first process ended before it could run anything ({ending})", 125
+def _start_answer(container: Container, failure: dict[str, Any]) -> dict[str, Any]:
     return {
         "error": "start_failed",
-        "message": f'cannot start container "{container.name}": {cause}',
-        "exit_code": code,
+        "message": f'cannot start container "{container.name}": {failure["message"]}',
+        "exit_code": int(failure["code"]),
     }
