@@ -234,7 +234,8 @@ class Resolution:
         if key is None and spec.build is None and ("Image", spec.image) not in self.named:
             fact = self.facts.images.get(spec.image)
             if fact is not None and not fact.present:
-                self.report(document, self.images.absent(spec.image, fact.problem), "image")
+                message = f"{document.title}: {self.images.absent(spec.image, fact.problem)}"
+                self.problems.append(Problem(message, document.where("image")))
         if spec.pull_policy in ("always", "daily", "weekly") or (spec.pull_policy or "").startswith("every_"):
             self.report(document, f'"{spec.pull_policy}" is not supported yet: images cannot be pulled', "pull_policy")
         name = spec.image or ""

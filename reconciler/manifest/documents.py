@@ -176,8 +176,9 @@ def _sort_document(
 
 
 def _with_project_name(node: Node, file: SourceFile) -> Variables:
-    name = node.text("name")
-    if name is None or "$" in name or file.variables.get("COMPOSE_PROJECT_NAME") is not None:
+    """COMPOSE_PROJECT_NAME is what the file says or, without a `name`, what its directory does."""
+    name = node.text("name") or default_stack_name(file.project_dir)
+    if not name or "$" in name or file.variables.get("COMPOSE_PROJECT_NAME") is not None:
         return file.variables
     return file.variables.with_file({"COMPOSE_PROJECT_NAME": name})
 

@@ -83,7 +83,9 @@ class _Reader:
             mark = error.problem_mark or error.context_mark
             where = _mark_at(self.name, self.text, mark.index) if mark else Mark(self.name, 1, 1)
             context = f" {error.context}" if error.context else ""
-            self.report(f"is not YAML: {error.problem}{context}", where)
+            line = self.text.split("\n")[where.line - 1]
+            hint = ' (inside { } and [ ] a value with "${" needs quotes)' if "${" in line else ""
+            self.report(f"is not YAML: {error.problem}{context}{hint}", where)
         except yaml.YAMLError as error:
             self.report(f"is not YAML: {str(error).splitlines()[0]}", Mark(self.name, 1, 1))
         except _TooMuch:

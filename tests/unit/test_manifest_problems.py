@@ -196,7 +196,7 @@ def test_a_service_whose_image_is_wrong_is_not_also_told_that_it_needs_one() -> 
 
 def test_an_absent_foreign_image_says_what_to_do() -> None:
     assert problems("services:\n  web:\n    image: nginx:1.26\n") == [
-        '3:12: service "web": image: image "nginx:1.26" is not present and pulling is not supported yet: '
+        '3:12: service "web": image "nginx:1.26" is not present and pulling is not supported yet: '
         "declare an Image (bootstrap, build or archive)"
     ]
 

@@ -208,3 +208,10 @@ def test_a_fifo_named_by_path_is_read_once(tmp_path: Path) -> None:
         assert fetch([f"/dev/fd/{read}"], None, {}).files[0].text == ONE
     finally:
         os.close(read)
+
+
+def test_the_projects_name_is_a_variable(tmp_path: Path) -> None:
+    write(tmp_path / "shop", c="services: {a: {image: img, hostname: '${COMPOSE_PROJECT_NAME}-a'}}\n")
+    assert load(tmp_path / "shop").resources[Key("service", "a")].spec["hostname"] == "shop-a"
+    write(tmp_path / "shop", c="name: n\nservices: {a: {image: img, hostname: '${COMPOSE_PROJECT_NAME}-a'}}\n")
+    assert load(tmp_path / "shop").resources[Key("service", "a")].spec["hostname"] == "n-a"

@@ -109,6 +109,11 @@ def test_aliases_share_their_anchor() -> None:
         ("a: !thing [1]", 'f:1:4: tag "!thing" is not supported here'),
         ("a: !!int x", 'f:1:4: "x" is not of type "!!int"'),
         ("a: b: c", "f:1:5: is not YAML: mapping values are not allowed in this context"),
+        (
+            "{a: ${B}}",
+            "f:1:6: is not YAML: did not find expected ',' or '}' while parsing a flow mapping"
+            ' (inside { } and [ ] a value with "${" needs quotes)',
+        ),
         ("a: [1,\nb: 2", "f:2:5: is not YAML: did not find expected ',' or ']' while parsing a flow sequence"),
         ('a: "x\\0y"', "f:1:4: a string cannot hold a NUL byte"),
         ("a\x01b", "f:1:2: is not text: control characters are not allowed"),
