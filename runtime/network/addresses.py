@@ -91,15 +91,18 @@ class Addresses:
     def attached_ids(self) -> list[str]:
         return list_names(self.records.attached)
 
-    def collect(self, live: set[str]) -> None:
-        """Frees the claims of everything that is not in `live`, recorded as attached or not."""
-        for id in self.attached_ids():
-            if id not in live:
-                self.detach(id)
+    def claimants(self) -> set[str]:
+        """Containers with a claim, recorded as attached or, after a kill in between, not."""
+        found = set(self.attached_ids())
         for name in list_names(self.records.run, prefix="claims-"):
-            for id in list(self._read(name)["claims"]):
-                if id not in live:
-                    self._release(id, name)
+            found.update(self._read(name)["claims"])
+        return found
+
+    def collect(self, id: str) -> None:
+        """Frees every claim of a dead container."""
+        for name in list_names(self.records.run, prefix="claims-"):
+            if id in self._read(name)["claims"]:
+                self._release(id, name)
 
     def _claim(self, id: str, record: NetworkRecord, attachment: Attachment) -> list[str]:
         with locked(self.records.lock(record.name)):

@@ -6,16 +6,19 @@ and the refusal of direct routing stay in our own table, where a drop is final.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from runtime.network.nft import Nft, NftError
-from runtime.network.records import Records
+from runtime.network.records import Records, read_json, write_json
 
 HOOKS = ("forward", "input")
 USER_CHAIN = "DOCKER-USER"
 DNS = {"tcp", "udp"}
+LEGACY_LOOK = 10.0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,19 +51,21 @@ class ForeignRules:
         self.records = records
         self.nft = nft
         self.comment = f"holdfast:{records.layout.id}"
-        self._seen: tuple[int, tuple[str, ...]] | None = None
+        self._state = f"{records.run}/foreign.json"
 
     def missing(self) -> list[str]:
         """Rules that should be there and are not, in words."""
         patterns = self._patterns()
-        generation = self.nft.generation()
-        if self._seen == (generation, patterns):
+        seen = [self.nft.generation(), *patterns]
+        state = read_json(self._state)
+        # Changes of legacy tables move no generation: there, a look is good for a while only.
+        if state and state["seen"] == seen and (not _legacy_tables() or 0 <= time.time() - state["time"] < LEGACY_LOOK):
             return []
         wanted, present = self._look(patterns)
         found = sorted(accept.describe() for accept in wanted - present.keys())
         found += self._legacy(patterns, "missing")
-        if not found:
-            self._seen = (generation, patterns)
+        if not found and os.path.isdir(self.records.run):
+            write_json(self._state, {"seen": seen, "time": time.time()})
         return found
 
     def place(self) -> None:
@@ -171,16 +176,9 @@ class ForeignRules:
 
     def _legacy(self, patterns: tuple[str, ...], act: str) -> list[str]:
         """`act`: "missing", "insert", "remove" or "list". Does nothing unless legacy filter tables are loaded."""
-        found: list[str] = []
-        for version, names in (("", "ip_tables_names"), ("6", "ip6_tables_names")):
-            try:
-                with open(f"/proc/self/net/{names}") as file:
-                    if "filter" not in file.read().split():
-                        continue
-            except OSError:
-                continue
-            found += self._legacy_version(f"ip{version}tables-legacy", patterns, act)
-        return found
+        return [
+            line for version in _legacy_tables() for line in self._legacy_version(f"{version}-legacy", patterns, act)
+        ]
 
     def _legacy_version(self, program: str, patterns: tuple[str, ...], act: str) -> list[str]:
         rules = _iptables(program, "-S")
@@ -207,6 +205,19 @@ class ForeignRules:
                 if act == "insert":
                     _iptables(program, "-I", *arguments)
         return found
+
+
+def _legacy_tables() -> list[str]:
+    """Which of iptables and ip6tables have a filter table that nft does not see."""
+    found = []
+    for program, names in (("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names")):
+        try:
+            with open(f"/proc/self/net/{names}") as file:
+                if "filter" in file.read().split():
+                    found.append(program)
+        except OSError:
+            continue
+    return found
 
 
 def _iptables(program: str, *arguments: str) -> list[str] | None:

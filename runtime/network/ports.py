@@ -41,6 +41,8 @@ class Ports:
         with locked(f"{self.records.layout.locks}/ports"):
             held = set(self.holder.held())
             before = set(self._keys_of(id))
+            # Written first, so that a kill anywhere below leaves a holder to be found.
+            write_json(f"{self.records.run}/holds-{id}.json", sorted(before))
             taken: list[str] = []
             try:
                 for wish in ports:
@@ -54,6 +56,8 @@ class Ports:
             except BaseException:
                 for key in set(taken) - before:
                     self._drop(id, key)
+                if not before:
+                    remove_file(f"{self.records.run}/holds-{id}.json")
                 raise
             write_json(f"{self.records.run}/holds-{id}.json", sorted(before | set(taken)))
         return given
@@ -63,7 +67,8 @@ class Ports:
         if not os.path.exists(path):
             return
         with locked(f"{self.records.layout.locks}/ports"):
-            for key in self._keys_of(id):
+            mine = (key for key in list_names(self.records.ports) if id in (self._claim(key) or {"ids": ()})["ids"])
+            for key in {*self._keys_of(id), *mine}:
                 self._drop(id, key)
             remove_file(path)
 
@@ -84,27 +89,29 @@ class Ports:
                 found.append(str(error))
         return found
 
-    def collect(self, live: set[str]) -> None:
-        """Release what the dead left; take again what a dead keeper lost."""
-        for id in list_names(self.records.run, prefix="holds-"):
-            if id not in live:
-                self.release(id)
+    def holders(self) -> set[str]:
+        """Containers with a reservation, also one that a kill left half made."""
+        found = set(list_names(self.records.run, prefix="holds-"))
+        for key in list_names(self.records.ports):
+            found.update((self._claim(key) or {"ids": ()})["ids"])
+        return found
+
+    def restore(self) -> None:
+        """Take again the sockets that a dead keeper lost; let go of those that nobody claims."""
         keys = list_names(self.records.ports)
-        if not keys:
+        held = {key for key in self.holder.held() if key.startswith("port:")}
+        if held == {f"port:{key}" for key in keys}:
             return
         with locked(f"{self.records.layout.locks}/ports"):
-            held = set(self.holder.held())
-            for key in list_names(self.records.ports):
-                claim = self._claim(key)
-                owners = [id for id in claim["ids"] if id in live] if claim else []
-                if not claim or not owners:
-                    self.holder.release(f"port:{key}")
-                    remove_file(f"{self.records.ports}/{key}.json")
-                elif f"port:{key}" not in held:
-                    try:
-                        self._hold(port_of(key))
-                    except PortBusy:
-                        pass  # Somebody was quicker. The rules still send the traffic to the container.
+            wanted = {f"port:{key}": key for key in list_names(self.records.ports)}
+            held = {key for key in self.holder.held() if key.startswith("port:")}
+            for name in held - wanted.keys():
+                self.holder.release(name)
+            for name in wanted.keys() - held:
+                try:
+                    self._hold(port_of(wanted[name]))
+                except (PortBusy, InvalidSpec):
+                    pass  # Somebody was quicker, or the address left. The rules still send what comes to the container.
 
     def _reserve(self, id: str, port: Port, group: str, held: set[str]) -> None:
         key = key_of(port)

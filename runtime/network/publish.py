@@ -75,13 +75,20 @@ class Publisher:
             gone = [one for addresses in record["addresses"].values() for one in addresses] if ended else []
             self._change(record["group"], id, None, gone)
 
-    def collect(self, live: set[str]) -> None:
-        """Drop dead members that have no zone record any more."""
-        for name in list_names(self.records.groups):
-            group = read_json(f"{self.records.groups}/{name}.json")
-            for id in [one for one in group["members"] if one not in live] if group else ():
+    def members(self) -> set[str]:
+        """Containers behind any published port."""
+        return {id for group in self._groups() for id in group["members"]}
+
+    def collect(self, id: str) -> None:
+        """Take a dead container out of its groups, though its zone record is gone or was never written."""
+        for group in self._groups():
+            if id in group["members"]:
                 with self.firewall.lock():
                     self._change(group["group"], id, None, ())
+
+    def _groups(self) -> list[dict[str, Any]]:
+        found = (read_json(f"{self.records.groups}/{name}.json") for name in list_names(self.records.groups))
+        return [group for group in found if group]
 
     def _targets(self, addresses: Mapping[str, Any]) -> tuple[str, str]:
         """Where outside traffic goes: the first network that is not internal, as for the default route."""

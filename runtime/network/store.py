@@ -19,6 +19,7 @@ from runtime.network.firewall import Firewall
 from runtime.network.foreign import ForeignRules
 from runtime.network.host import Host, enable_forwarding, ensure_bridge, reflect, remove_link, taken_space
 from runtime.network.ipam import plan_subnets
+from runtime.network.liveness import proven_dead
 from runtime.network.nft import Nft
 from runtime.network.ports import Ports, SocketHolder
 from runtime.network.publish import Publisher
@@ -256,11 +257,13 @@ class Networks:
         """Free what dead containers held; remove links and rules of ours that no record explains."""
         if not os.path.isdir(self.records.run):
             return
-        for id in {*self.addresses.attached_ids(), *list_names(self.layout.zone, prefix="c-")} - live:
-            self.detach(id)
-        self.publisher.collect(live)
-        self.addresses.collect(live)
-        self.ports.collect(live)
+        for id in self._claimants() - live:
+            with proven_dead(self.layout, id) as dead:
+                if dead:
+                    self.detach(id)
+                    self.publisher.collect(id)
+                    self.addresses.collect(id)
+        self.ports.restore()
         records = self.records.all()
         kept = {record.bridge for record in records}
         marker = f"holdfast:{self.layout.id}:"
@@ -277,6 +280,15 @@ class Networks:
             self.client.names(None)
 
     # ---- parts
+
+    def _claimants(self) -> set[str]:
+        """Every container that holds anything here, whole or half."""
+        return {
+            *self.addresses.claimants(),
+            *self.publisher.members(),
+            *self.ports.holders(),
+            *list_names(self.layout.zone, prefix="c-"),
+        }
 
     def _lock(self, name: str) -> str:
         return f"{self.layout.locks}/make-{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 from runtime import netlink
 from runtime.api import Attachment, NetworkSpec, Port
+from runtime.lock import locked
 from runtime.network import Networks
 from tests.integration.test_network import HOST, Start, neighbour, networks, publish, start  # noqa: F401
 from tests.support.fake_host import Container, Space, libc, make_networks, talk_tcp
@@ -166,6 +168,28 @@ def test_the_ports_that_a_dead_keeper_lost_are_taken_again(networks: Networks, s
     assert damaged(networks) == []
 
 
+def test_what_a_container_that_is_being_started_holds_is_no_garbage(
+    networks: Networks,  # noqa: F811
+    start: Start,  # noqa: F811
+) -> None:
+    networks.create(NetworkSpec("front"))
+    web = start("web", "front")
+    publish(web, Port(80, 8080))
+    with locked(f"{networks.layout.locks}/container-web"):
+        networks.collect_garbage(set())
+        assert networks.get("front").members == ("web",)
+        assert networks.client.held()
+    meta = Path(networks.layout.run_container("web"), "meta")
+    fields = Path(f"/proc/{web.pid}/stat").read_text().rpartition(")")[2].split()
+    meta.write_text(json.dumps({"pid": web.pid, "starttime": int(fields[19])}))
+    networks.collect_garbage(set())
+    assert networks.get("front").members == ("web",), "it was started after the list of the living was made"
+    meta.unlink()
+    networks.collect_garbage(set())
+    assert networks.get("front").members == ()
+    assert networks.client.held() == []
+
+
 def test_garbage_of_a_removed_network_and_of_dead_containers_is_collected(networks: Networks) -> None:  # noqa: F811
     info = networks.create(NetworkSpec("front"))
     dead = Container(networks, "dead", [Attachment("front")])
@@ -233,6 +257,29 @@ def test_a_foreign_chain_that_drops_gets_marked_accepts_which_are_healed_and_rem
     assert "holdfast" not in listed
     assert chain in listed
     assert info.bridge not in listed
+
+
+@pytest.mark.skipif(not shutil.which("iptables-legacy"), reason="no iptables-legacy on this host")
+def test_the_older_iptables_gets_its_accepts_too(networks: Networks, start: Start, neighbour: Space) -> None:  # noqa: F811
+    networks.create(NetworkSpec("front"))
+    web = start("web", "front")
+    web.serve("web", 80)
+    publish(web, Port(80, 8080))
+    rules = ["-P FORWARD DROP", "-N DOCKER-USER", "-A FORWARD -j DOCKER-USER"]
+    for rule in rules:
+        subprocess.run(["iptables-legacy", *rule.split()], check=True)
+    with neighbour.inside():
+        assert talk_tcp(HOST, 8080, 0.5) == ""
+    assert "accept in another program's chain" in damaged(networks)
+    networks.repair("front")
+    assert damaged(networks) == []
+    assert len(networks.foreign_rules()) == 2
+    with neighbour.inside():
+        assert talk_tcp(HOST, 8080).startswith("web")
+    web.end()
+    networks.remove("front")
+    listed = subprocess.run(["iptables-legacy", "-S"], capture_output=True, text=True, check=True).stdout
+    assert "holdfast" not in listed
 
 
 def test_rules_are_written_by_the_command_where_the_library_does_not_load(

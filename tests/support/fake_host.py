@@ -148,11 +148,13 @@ class Space:
         self.servers.append(server)
 
     def end(self) -> None:
-        for process in (*self.servers, self.process):
-            process.kill()
-            process.wait(10)
-            if process.stdout:
-                process.stdout.close()
+        self.process.kill()
+        self.process.wait(10)
+        for server in self.servers:
+            server.kill()
+            server.wait(10)
+            if server.stdout:
+                server.stdout.close()
 
 
 class Container(Space):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -81,15 +82,15 @@ def test_internal_networks_have_no_egress() -> None:
     assert table.fingerprint() != before
 
 
-def zone_of(tmp_path: Path, containers: dict[str, dict[str, object]]) -> Zone:
+def zone_of(tmp_path: Path, containers: Mapping[str, object]) -> Zone:
     directory = tmp_path / "zone"
     directory.mkdir(exist_ok=True)
     networks = {"front": ("10.1.0.0/24", False), "back.end": ("10.2.0.0/24", True)}
     for name, (cidr, internal) in networks.items():
         record = {"gateways": [cidr.replace("0/24", "1")], "subnets": [cidr], "internal": internal}
         write_json(str(directory / f"n-{name}.json"), record)
-    for id, record in containers.items():
-        write_json(str(directory / f"c-{id}.json"), record)
+    for id, container in containers.items():
+        write_json(str(directory / f"c-{id}.json"), container)
     zone = Zone(str(directory), str(tmp_path / "run"))
     zone.load()
     return zone

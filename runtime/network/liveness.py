@@ -1,0 +1,54 @@
+"""Whether a container is dead beyond doubt, so that what it held may be given to others."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from runtime.layout import Layout
+from runtime.network.records import read_json
+
+
+@contextmanager
+def proven_dead(layout: Layout, id: str) -> Iterator[bool]:
+    """True when no process of it runs and nobody is starting it; nobody can begin to until the block ends.
+
+    A start holds the container's lock from before it claims anything until its process runs. Whoever collects must
+    not trust a list of the living made earlier: a start may have passed in between.
+    """
+    try:
+        lock = os.open(f"{layout.locks}/container-{id}", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield not _runs(layout, id)
+        return
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield not _runs(layout, id)
+    finally:
+        os.close(lock)
+
+
+def _runs(layout: Layout, id: str) -> bool:
+    run = layout.run_container(id)
+    if os.path.exists(f"{run}/exit"):
+        return False
+    # `owner` is whoever carries out a build step, before and while the step's own process runs.
+    return any(_is_same_process(read_json(f"{run}/{name}")) for name in ("meta", "owner"))
+
+
+def _is_same_process(record: object) -> bool:
+    """Pid and start time together name a process."""
+    if not isinstance(record, dict) or "pid" not in record:
+        return False
+    try:
+        with open(f"/proc/{record['pid']}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in (b"Z", b"X") and int(fields[19]) == record.get("starttime")
