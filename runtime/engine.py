@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import hmac
 import os
-import platform
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import api
 from runtime.container.lifecycle import Lifecycle
-from runtime.container.store import ContainerRecord, ContainerStore, read_json
-from runtime.errors import DiskFull, EngineError, InvalidSpec, NotFound, Unsupported
+from runtime.container.store import ContainerRecord, ContainerStore
+from runtime.errors import Conflict, DiskFull, EngineError, NotFound, Unsupported
 from runtime.image.store import ImageStore
 from runtime.layout import Layout
 from runtime.network import Networks
@@ -50,6 +47,7 @@ class Engine:
     """Implements `runtime.api.Engine`. Cheap to construct; the state root is made by the first use."""
 
     def __init__(self, layout: Layout) -> None:
+        require_linux_root()
         self.layout = layout
         with translated(f'open the state root "{layout.root}"'):
             layout.create()
@@ -161,8 +159,6 @@ class Engine:
                 if self.store.live_pid(record.id) and any(one.network == name for one in record.spec.networks)
             ]
             if users:
-                from runtime.errors import Conflict
-
                 raise Conflict(f'cannot remove network "{name}": container "{users[0]}" is on it', "stop it first")
             self.networks.remove(name)
 
@@ -180,8 +176,6 @@ class Engine:
         with translated(f'remove volume "{name}"'):
             for record in self.store.all():
                 if any(mount.kind == "volume" and mount.source == name for mount in record.spec.mounts):
-                    from runtime.errors import Conflict
-
                     raise Conflict(
                         f'cannot remove volume "{name}": container "{record.name}" mounts it', "remove it first"
                     )
@@ -192,6 +186,8 @@ class Engine:
     def file_digest(self, content: bytes, secret: bool) -> str:
         if not secret:
             return hashlib.sha256(content).hexdigest()
+        import hmac
+
         return hmac.new(self._secret_key, content, "sha256").hexdigest()
 
     @cached_property
@@ -203,8 +199,8 @@ class Engine:
                 return file.read()
         except FileNotFoundError:
             pass
-        temporary = f"{path}.{os.getpid()}.{secrets.token_hex(4)}"
-        _write_durably(temporary, secrets.token_bytes(32))
+        temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
+        _write_durably(temporary, os.urandom(32))
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -219,7 +215,7 @@ class Engine:
             digest = self.file_digest(content, secret)
             path = f"{self.layout.secrets if secret else self.layout.configs}/{digest}"
             if not os.path.exists(path):
-                temporary = f"{path}.{os.getpid()}.{secrets.token_hex(4)}"
+                temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
                 _write_durably(temporary, content)
                 os.rename(temporary, path)
             return digest
@@ -368,10 +364,7 @@ def _write_durably(path: str, content: bytes) -> None:
 
 def require_linux_root() -> None:
     """Raises Unsupported where the engine cannot work at all."""
-    if platform.system() != "Linux":
-        raise Unsupported(f"cannot run containers on {platform.system()}: the engine needs Linux")
+    if os.uname().sysname != "Linux":
+        raise Unsupported(f"cannot run containers on {os.uname().sysname}: the engine needs Linux")
     if os.geteuid() != 0:
         raise Unsupported("cannot run containers: root privileges are needed", "run as root")
-
-
-__all__ = ["Engine", "InvalidSpec", "read_json", "require_linux_root"]

@@ -6,7 +6,10 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from functools import cached_property
+
+from runtime.errors import Unsupported
 
 RUN_BASE = "/run/holdfast"
 DEFAULT_ROOT = "/var/lib/holdfast"
@@ -75,7 +78,7 @@ class Layout:
         if _read(marker) == boot:
             return
         base = os.path.dirname(self.run)
-        os.makedirs(base, mode=0o711, exist_ok=True)
+        _make_in_memory(base)
         lock = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -89,10 +92,8 @@ class Layout:
 
     @cached_property
     def run_secrets(self) -> str:
-        """A directory that is never on a disk: in the run directory, in /dev/shm where /run is no tmpfs, else ""."""
-        if _is_memory(self.run):
-            return f"{self.run}/secrets"
-        return f"/dev/shm/{self.cgroup}" if os.path.isdir("/dev/shm") and _is_memory("/dev/shm") else ""
+        """A directory that is never on a disk; "" where the run directory is on one."""
+        return f"{self.run}/secrets" if _is_memory(self.run) else ""
 
 
 def _read(path: str) -> str:
@@ -101,6 +102,31 @@ def _read(path: str) -> str:
             return file.read()
     except FileNotFoundError:
         return ""
+
+
+def _make_in_memory(base: str) -> None:
+    """Make `base`, as a link into /dev/shm where its own file system is a disk: renames there would wait for a journal,
+    and secrets would be written to it."""
+    if os.path.isdir(base):
+        return
+    parent, shared = os.path.dirname(base), "/dev/shm"
+    os.makedirs(parent, exist_ok=True)
+    if _is_memory(parent) or not os.path.isdir(shared) or not _is_memory(shared):
+        os.makedirs(base, mode=0o711, exist_ok=True)
+        return
+    target = f"{shared}/{os.path.basename(base)}"
+    try:
+        os.mkdir(target, 0o711)
+    except FileExistsError:
+        pass
+    # /dev/shm is open to everybody: a directory that another user put there first must not become ours.
+    status = os.lstat(target)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise Unsupported(f"cannot use {target} for run-time files: it is not a directory of ours", "remove it")
+    try:
+        os.symlink(target, base)
+    except FileExistsError:
+        pass
 
 
 def _is_memory(path: str) -> bool:

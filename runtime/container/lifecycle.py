@@ -125,10 +125,17 @@ class Lifecycle:
             try:
                 self._launch(record, stdin, stdio)
             except EngineError as error:
+                self._end_half_started(id)
                 self._give_back(record)
-                failed = api.Run(time.time(), time.time(), getattr(error, "exit_code", 125))
+                failed = api.Run(time.time(), time.time(), getattr(error, "exit_code", 125), refused=True)
                 self.store.close_run(id, failed)
                 raise
+
+    def _end_half_started(self, id: str) -> None:
+        """A failure after exec, as of a port that cannot be published, must not leave a program that nobody reaches."""
+        if self.store.live_pid(id):
+            self._signal(id, signal.SIGKILL)
+            self.wait(id, KILL_DEADLINE)
 
     def _launch(self, record: ContainerRecord, stdin: str, stdio: tuple[int, int, int] | None) -> None:
         id, spec = record.id, record.spec

@@ -9,11 +9,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import secrets
 import shutil
 import time
 from typing import Any
@@ -37,7 +35,7 @@ def read_json(path: str) -> Any:
 
 def write_json(path: str, value: Any, mode: int = 0o600) -> None:
     """Replace `path` atomically; no fsync: container records may be lost with the machine, never torn."""
-    temporary = f"{path}.{os.getpid()}.{secrets.token_hex(4)}"
+    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         os.write(fd, json.dumps(value, separators=(",", ":")).encode())
@@ -47,7 +45,10 @@ def write_json(path: str, value: Any, mode: int = 0o600) -> None:
 
 
 def process_start_time(pid: int) -> int:
-    """Clock ticks after boot at which `pid` began, 0 when it is gone or a zombie: pid and start time identify a process."""
+    """Clock ticks after boot at which `pid` began, 0 when it is gone or a zombie.
+
+    Pid and start time together identify a process; pids alone are used again.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -231,8 +232,6 @@ class ContainerStore:
         shutil.rmtree(self.layout.run_container(id), ignore_errors=True)
         if self.layout.run_secrets:
             shutil.rmtree(f"{self.layout.run_secrets}/{id}", ignore_errors=True)
-            with contextlib.suppress(OSError):
-                os.rmdir(self.layout.run_secrets)
 
     # ---- intent
 
@@ -319,4 +318,4 @@ def run_from_exit(record: dict[str, Any], started_at: float) -> api.Run:
 
 
 def new_id() -> str:
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
