@@ -41,6 +41,9 @@ def busybox_tree(path: str) -> None:
     for name, text in (("passwd", PASSWD), ("group", GROUP)):
         with open(f"{path}/etc/{name}", "w") as file:
             file.write(text)
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            os.utime(f"{folder}/{name}", (0, 0), follow_symlinks=False)  # the same image whenever it is made
 
 
 def image_config(**config: Any) -> dict[str, Any]:
