@@ -86,9 +86,16 @@ down() {
   else
     holdfast destroy --yes --volumes shop
   fi
+  local images
+  images=$(holdfast image ls --json |
+    "$top/.venv/bin/python" -c 'import json, sys
+print(*(name for image in json.load(sys.stdin) if image["stack"] == "shop" for name in image["names"]))')
+  # shellcheck disable=SC2086
+  [ -z "$images" ] || holdfast image rm $images
   # The agent was started by the demo; it goes when no other stack needs it.
   local others
-  others=$(holdfast status --quiet | grep -vx shop || true)
+  others=$(holdfast status --json | "$top/.venv/bin/python" -c 'import json, sys
+print(*(one["stack"] for one in json.load(sys.stdin) if one["stack"] != "shop" and one["resources"]))')
   if [ -n "$others" ]; then
     echo "the agent stays: it keeps $others"
   else

@@ -62,24 +62,22 @@ def df(as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    rows = []
-    for name, value in found.items():
-        count = len(value) if name in ("containers", "volumes") else value.get("count", "-") if _is(value) else "-"
-        rows.append((name.replace("_", " "), count, size(_bytes(value))))
-    print_table(("WHAT", "COUNT", "SIZE"), rows)
-
-
-def _is(value: object) -> bool:
-    return isinstance(value, Mapping)
+    images = found["images"]
+    rows: list[tuple[object, ...]] = [
+        ("images", len(images["images"]), size(images["total"]), size(images["reclaimable"]))
+    ]
+    rows += [
+        (name.replace("_", " "), len(value) if isinstance(value, Mapping) else "-", size(_bytes(value)), "-")
+        for name, value in found.items()
+        if name != "images"
+    ]
+    print_table(("WHAT", "COUNT", "SIZE", "RECLAIMABLE"), rows)
 
 
 def _bytes(value: Any) -> float:
-    """All bytes named in a part of the report; a "total" already holds what stands beside it, a "count" is none."""
-    if not isinstance(value, Mapping):
-        return float(value) if isinstance(value, int | float) else 0.0
-    if isinstance(value.get("total"), int):
-        return float(value["total"])
-    return sum(_bytes(item) for key, item in value.items() if key != "count")
+    if isinstance(value, Mapping):
+        return sum(map(_bytes, value.values()))
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 @system.command()
