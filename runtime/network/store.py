@@ -13,6 +13,7 @@ from runtime.errors import Conflict, EngineError, Unsupported
 from runtime.layout import Layout
 from runtime.lock import locked
 from runtime.network.addresses import Addresses
+from runtime.network.command import NamesProcess, NamesRunner
 from runtime.network.damage import bridge_damage, forwarding_damage, interface_damage
 from runtime.network.endpoint import Endpoint
 from runtime.network.firewall import Firewall
@@ -28,7 +29,6 @@ from runtime.network.records import (
     Records,
     check_names,
     list_names,
-    read_json,
     remove_file,
     same_network,
     write_json,
@@ -40,13 +40,10 @@ Lines = list[str]
 PortList = list[Port]
 Interfaces = list[dict[str, Any]]
 DEFAULT = "default"
-NAMES_PATIENCE = 3.0
 
 
-class Keeper(SocketHolder, Protocol):
+class Keeper(SocketHolder, NamesRunner, Protocol):
     """The supervisor's client, as far as networks use it."""
-
-    def names(self, argv: list[str] | None) -> None: ...
 
 
 class Networks:
@@ -55,7 +52,6 @@ class Networks:
     def __init__(self, layout: Layout, client: Keeper, resolv: str = "/etc/resolv.conf") -> None:
         self.layout = layout
         self.client = client
-        self.resolv = resolv
         self.records = Records(layout)
         self.addresses = Addresses(self.records)
         self.nft = Nft()
@@ -63,7 +59,7 @@ class Networks:
         self.foreign = ForeignRules(self.records, self.nft)
         self.ports = Ports(self.records, client)
         self.publisher = Publisher(self.records, self.firewall)
-        self._serving = f"{self.records.run}/serving.json"
+        self.names = NamesProcess(self.records, client, resolv)
 
     # ---- networks
 
@@ -146,9 +142,7 @@ class Networks:
                     self.foreign.remove()
                 self.firewall.remove_network(record)
                 if last:
-                    self.client.names(None)
-                    for path in (self._serving, f"{self._serving}.lock"):
-                        remove_file(path)
+                    self.names.stop()
                 self.records.forget(name)
             if not last:
                 self.foreign.place()
@@ -268,7 +262,8 @@ class Networks:
         kept = {record.bridge for record in records}
         marker = f"holdfast:{self.layout.id}:"
         for link in Host().links.values():
-            ours = link.alias.startswith(marker) or link.name.startswith(f"{self.layout.link_prefix}b")
+            unmarked = not link.alias and link.name.startswith(f"{self.layout.link_prefix}b")
+            ours = link.alias.startswith(marker) or unmarked
             if ours and link.name not in kept:
                 remove_link(link.name)
         for name in list_names(self.layout.zone, prefix="n-"):
@@ -277,7 +272,7 @@ class Networks:
         if not records and self.firewall.exists():
             self.foreign.remove()
             self.firewall.remove_table()
-            self.client.names(None)
+            self.names.stop()
 
     # ---- parts
 
@@ -313,7 +308,7 @@ class Networks:
     def _prepare(self, record: NetworkRecord) -> None:
         if not self._bridge_exists(record):
             self.create(record.spec)
-        self._wait_for_names(record)
+        self.names.wait(record.gateways)
 
     def _ensure_bridge(self, record: NetworkRecord) -> NetworkRecord:
         """After a boot another network may sit where ours was: choose again, unless the user chose."""
@@ -353,35 +348,13 @@ class Networks:
                 "internal": record.spec.internal,
             },
         )
-        self._start_names()
-
-    def _start_names(self) -> None:
-        serving = read_json(self._serving)
-        if serving and _runs_names(serving["pid"], self.layout.zone):
-            return
-        from runtime.network.command import names_command
-
-        remove_file(self._serving)
-        self.client.names(names_command(self.layout.zone, self.layout.run_containers, self._serving, self.resolv))
-
-    def _wait_for_names(self, record: NetworkRecord) -> None:
-        """A program's first question must not come before the answers. Normally one read of a file on tmpfs."""
-        deadline = time.monotonic() + NAMES_PATIENCE
-        while True:
-            serving = read_json(self._serving) or {"serving": [], "failed": {}}
-            now = time.monotonic()
-            # What cannot be bound, because another name server sits on every address, is not waited for as long.
-            known = {*serving["serving"], *(serving["failed"] if now > deadline - NAMES_PATIENCE + 1.0 else ())}
-            if known.issuperset(record.gateways) or now > deadline:
-                return
-            time.sleep(0.003)
+        self.names.start()
 
     def _shared_damage(self, records: Sequence[NetworkRecord]) -> Damages:
         found = forwarding_damage(any(subnet.version == 6 for record in records for subnet in record.subnets))
         found += [Damage("firewall rules", "as made", text) for text in self.firewall.damage()]
         found += [Damage("accept in another program's chain", text, "missing") for text in self.foreign.missing()]
-        serving = read_json(self._serving)
-        if serving is not None and not _runs_names(serving["pid"], self.layout.zone):
+        if self.names.has_died():
             found.append(Damage("names process", "running", "gone"))
         return found
 
@@ -398,15 +371,6 @@ class Networks:
             tuple(self.addresses.members(record.name)),
             tuple(damage),
         )
-
-
-def _runs_names(pid: int, zone: str) -> bool:
-    """The process is there and is ours: pids are used again."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return zone.encode() in file.read().split(b"\0")
-    except OSError:
-        return False
 
 
 def _different(name: str) -> Conflict:

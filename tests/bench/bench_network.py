@@ -58,7 +58,7 @@ def measure(networks: Networks) -> list[tuple[str, float, float, str]]:
         grown.append(milliseconds(lambda id=id, own=own: networks.publish(id, own)))  # type: ignore[misc]
     assert networks.list()[0].damage == ()
     looks = [milliseconds(networks.list) for _ in range(20)]
-    networks._wait_for_names(networks.records.get("front"))
+    networks.names.wait(networks.get("front").gateways)
     median = statistics.median
     process = networks.client.process  # type: ignore[attr-defined]
     return [

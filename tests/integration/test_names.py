@@ -23,7 +23,6 @@ import pytest
 
 from runtime.api import Attachment, NetworkSpec
 from runtime.network import Networks
-from runtime.network.command import names_command
 from tests.integration.test_network import Start, networks, start  # noqa: F401
 from tests.support.fake_host import Container
 
@@ -222,12 +221,12 @@ def test_the_next_upstream_is_asked_when_the_first_is_silent_and_a_changed_list_
     start: Start,  # noqa: F811
     upstream: Upstream,
 ) -> None:
-    Path(networks.resolv).write_text("nameserver 127.0.0.66\nnameserver 127.0.0.9\n")
+    Path(networks.names.resolv).write_text("nameserver 127.0.0.66\nnameserver 127.0.0.9\n")
     networks.create(NetworkSpec("front"))
     client = start("client", "front")
     assert addresses(ask(client, "example.org")) == ["203.0.113.0"]
     gateway = networks.get("front").gateways[0]
-    Path(networks.resolv).write_text(f"nameserver {gateway}\n")
+    Path(networks.names.resolv).write_text(f"nameserver {gateway}\n")
     assert ask(client, "example.org").rcode() == dns.rcode.SERVFAIL, "it does not ask itself"
     client.publish(["client"], dns=["127.0.0.9"])
     assert addresses(ask(client, "example.org")) == ["203.0.113.0"], "a container's own resolvers come first"
@@ -283,12 +282,11 @@ def test_a_second_names_process_replaces_an_orphaned_one(networks: Networks, sta
     client.publish(["client"])
     former = networks.client.process  # type: ignore[attr-defined]
     networks.client.process = None  # type: ignore[attr-defined]
-    zone, run = networks.layout.zone, networks.layout.run_containers
-    networks.client.names(names_command(zone, run, networks._serving, networks.resolv))
+    networks.client.names(networks.names.command())
     assert former.wait(10) == 0
     deadline = time.monotonic() + 10
-    while json.loads(Path(networks._serving).read_text())["pid"] == former.pid:
+    while json.loads(Path(networks.names.state).read_text())["pid"] == former.pid:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    networks._wait_for_names(networks.records.get("front"))
+    networks.names.wait(networks.get("front").gateways)
     assert addresses(ask(client, "client")) == client.addresses
