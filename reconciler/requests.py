@@ -143,6 +143,6 @@ def _known(kind: Any, value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: item for key, item in _tuples(value).items() if key in names and item is not None}
 
 
-def without_cache(request: BuildRequest) -> BuildRequest:
-    """For a rebuild whose point is to fetch again what the steps fetch."""
-    return replace(request, no_cache=True)
+def without_cache(request: ImageRequest) -> ImageRequest:
+    """For an image whose point is to fetch again what its steps or packages fetch."""
+    return request if isinstance(request, ArchiveRequest) else replace(request, no_cache=True)

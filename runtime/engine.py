@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -23,6 +24,9 @@ from runtime.layout import Layout
 from runtime.network import Networks
 from runtime.supervise.client import SupervisorClient
 from runtime.volume import Volumes
+
+KEPT_BUILD_CACHE = 7 * 86400.0
+"""A build's layers that no image holds are kept so long after their last use (seconds)."""
 
 if TYPE_CHECKING:
     from runtime.container.exec import Executor
@@ -91,7 +95,7 @@ class Engine:
             elif isinstance(request, api.BootstrapRequest):
                 from runtime.image.bootstrap import bootstrap
 
-                record = bootstrap(self.images, request, name, labels, declared, progress)
+                record = bootstrap(self.images, request, name, labels, declared, progress, force=request.no_cache)
             else:
                 from runtime.image.archive import load
 
@@ -129,7 +133,10 @@ class Engine:
 
     def collect_images(self, keep: Sequence[str]) -> int:
         with translated("collect images"):
-            return self.images.collect([*keep, *(record.image_id for record in self.store.all())])
+            from runtime.build.cache import keep_recent
+
+            cached = keep_recent(self.layout, time.time() - KEPT_BUILD_CACHE)
+            return self.images.collect([*keep, *cached, *(record.image_id for record in self.store.all())])
 
     def context_digest(self, request: api.BuildRequest) -> str:
         from runtime.build.context import context_digest

@@ -11,7 +11,7 @@ from reconciler import requests
 from reconciler.model import Desired, Key, Resource
 from reconciler.plan import Action
 from reconciler.restart import runs_to_completion
-from runtime.api import BuildRequest, Engine
+from runtime.api import Engine
 from runtime.errors import EngineError
 
 RETRIES = (0.05, 0.2)
@@ -87,7 +87,7 @@ class Steps:
     def _make_image(self, action: Action, progress: Callable[[str], None]) -> None:
         _, resource = self._wanted(action)
         request = requests.image_request(resource)
-        if isinstance(request, BuildRequest) and action.fresh:
+        if action.fresh:
             request = requests.without_cache(request)
         labels = requests.object_labels(self.stack, resource, self.generation)
         declared = {**requests.declared_record(resource), "made_at": time.time()}
