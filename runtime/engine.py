@@ -308,8 +308,8 @@ class Engine:
         def alive() -> bool:
             return bool(self.store.live_pid(record.id))
 
-        for time, stream, line in read_log(directory, follow, since, until, tail, alive):
-            yield api.LogLine(time, "stdout" if stream == 1 else "stderr", line)
+        for at, stream, line in read_log(directory, follow, since, until, tail, alive):
+            yield api.LogLine(at, "stdout" if stream == 1 else "stderr", line)
 
     def events(self, stop: Callable[[], bool]) -> Iterator[api.Event]:
         from runtime.container.events import watch_events

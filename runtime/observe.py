@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from runtime import api
 from runtime.cgroup import detect, normal_limits
@@ -14,6 +15,9 @@ from runtime.container.store import ContainerRecord, ContainerStore, read_json
 from runtime.image.store import ImageRecord, ImageStore
 from runtime.layout import Layout
 from runtime.network import Networks
+
+if TYPE_CHECKING:
+    from runtime.network.host import Host
 
 
 class Observer:
@@ -98,7 +102,14 @@ class Observer:
     def _network_damage(self, record: ContainerRecord, pid: int) -> tuple[api.Damage, ...]:
         if not record.spec.networks or record.spec.network_mode != "bridge":
             return ()
-        return tuple(self.networks.container_damage(record.id, pid))
+        return tuple(self.networks.container_damage(record.id, pid, self._host))
+
+    @cached_property
+    def _host(self) -> Host:
+        """The host's links and addresses, read once for all containers of this look."""
+        from runtime.network.host import Host
+
+        return Host()
 
     def volumes(self, found: list[api.VolumeInfo], records: list[ContainerRecord]) -> tuple[api.VolumeInfo, ...]:
         users: dict[str, list[str]] = {}

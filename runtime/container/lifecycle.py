@@ -154,7 +154,13 @@ class Lifecycle:
         ports: list[api.Port] = []
         interfaces: list[dict[str, Any]] = []
         if spec.network_mode == "bridge" and spec.networks:
-            ports = self.networks.reserve_ports(id, list(spec.ports), record.group) if spec.ports else []
+            if spec.ports:
+                if not self.networks.publishable([attachment.network for attachment in spec.networks]):
+                    raise InvalidSpec(
+                        f'cannot publish ports of container "{spec.name}": all its networks are internal',
+                        "attach it to a network that is not internal, or publish nothing",
+                    )
+                ports = self.networks.reserve_ports(id, list(spec.ports), record.group)
             interfaces = self.networks.attach(id, spec.networks)
         write_json(f"{run}/net", {"interfaces": interfaces, "ports": [_port_json(port) for port in ports]})
         texts = self._texts(record, hostname, interfaces)
