@@ -8,8 +8,10 @@ kept beside the object for its owner (the reconciler keeps the canonical spec th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Protocol
+
+from runtime.value import value
 
 Labels = Mapping[str, str]
 Json = Any
@@ -24,7 +26,7 @@ Protocol_ = Literal["tcp", "udp"]
 # ---- what a container is made of --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Port:
     """One published port. `host_ip` "" means every address; `host_port` 0 lets the engine choose."""
 
@@ -34,7 +36,7 @@ class Port:
     host_ip: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Mount:
     """A bind (absolute host path), a named volume (created when absent), or a tmpfs at `target`.
 
@@ -53,7 +55,7 @@ class Mount:
     tmpfs_options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class File:
     """A config or secret as a file in the container; `digest` names content stored by `Engine.put_file`."""
 
@@ -65,7 +67,7 @@ class File:
     mode: int = 0o444
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Attachment:
     """Membership of one network. `aliases` are further names under which its members reach this container."""
 
@@ -76,7 +78,7 @@ class Attachment:
     mac: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resources:
     """Limits; 0 means none. `cpus` is a number of CPUs (cpu.max / cfs quota)."""
 
@@ -86,14 +88,14 @@ class Resources:
     pids: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ulimit:
     name: str
     soft: int
     hard: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HealthCheck:
     """Compose `healthcheck`, resolved. `test` is ("CMD", ...), ("CMD-SHELL", text) or ("NONE",)."""
 
@@ -105,7 +107,7 @@ class HealthCheck:
     start_interval: float = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ContainerSpec:
     """All that `create_container` needs. None for command, entrypoint, user, … means the image's own value."""
 
@@ -152,11 +154,12 @@ class ContainerSpec:
 # ---- what the engine reports ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Run:
     """One life of a container's process: from start to exit. `finished_at` 0.0 while it runs.
 
     `by_us`: the engine itself asked for the end (stop, kill, remove). `lost`: nobody could read the exit status.
+    `refused`: the start failed, so that no program of it ran; `exit_code` is then 125, 126 or 127.
     """
 
     started_at: float
@@ -166,9 +169,10 @@ class Run:
     oom: bool = False
     by_us: bool = False
     lost: bool = False
+    refused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Damage:
     """One way in which a live object differs from what the engine made: a changed limit, a vanished link."""
 
@@ -177,7 +181,7 @@ class Damage:
     actual: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ContainerState:
     id: str
     name: str
@@ -207,7 +211,7 @@ class ContainerState:
         return self.runs[-1] if self.runs else None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ImageInfo:
     """`id` is the digest of the image's config ("sha256:…"); `names` the local names that point to it."""
 
@@ -223,7 +227,7 @@ class ImageInfo:
     """diff ids, base first."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NetworkSpec:
     name: str
     labels: Labels = field(default_factory=dict)
@@ -239,7 +243,7 @@ class NetworkSpec:
     masquerade: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NetworkInfo:
     name: str
     labels: Labels
@@ -254,7 +258,7 @@ class NetworkInfo:
     damage: tuple[Damage, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VolumeSpec:
     name: str
     labels: Labels = field(default_factory=dict)
@@ -263,7 +267,7 @@ class VolumeSpec:
     """Local driver's type, device, o (tmpfs, bind, nfs); empty: a directory of ours."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VolumeInfo:
     name: str
     labels: Labels
@@ -276,7 +280,7 @@ class VolumeInfo:
     damage: tuple[Damage, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Snapshot:
     """One consistent look at everything below the root; the reconciler finds its own by label."""
 
@@ -286,7 +290,7 @@ class Snapshot:
     volumes: tuple[VolumeInfo, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LogLine:
     """One line without its newline (or a partial last line). Bytes as the program wrote them."""
 
@@ -295,7 +299,7 @@ class LogLine:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ExecSpec:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
@@ -305,7 +309,7 @@ class ExecSpec:
     privileged: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ExecResult:
     """Captured run inside a container; `output` is the first 64 KiB of stdout and stderr, interleaved."""
 
@@ -314,7 +318,7 @@ class ExecResult:
     timed_out: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Event:
     """Something happened to an object: kind "container", action "start" | "exit" | "health" | …"""
 
@@ -326,7 +330,7 @@ class Event:
     detail: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BuildRequest:
     """A Dockerfile build. `context` is an absolute directory; `dockerfile` a path beneath it or inline text."""
 
@@ -342,7 +346,7 @@ class BuildRequest:
     """Names in the Dockerfile (FROM, --from=) that stand for other local names."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BootstrapRequest:
     """A root filesystem from the distribution's signed packages, by mmdebstrap."""
 
@@ -353,9 +357,11 @@ class BootstrapRequest:
     """"" takes the host's own apt sources for the suite."""
     config: Json = None
     """Image config fields to set (Env, Cmd, …)."""
+    no_cache: bool = False
+    """Ask the mirror for today's packages even where an image of the same request exists."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ArchiveRequest:
     """An OCI layout directory or tar, or a docker-save tar; `ref` picks one image of several."""
 
