@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 NUMBER = {
@@ -43,5 +44,8 @@ def apply(limits: list[tuple[str, int, int]]) -> None:
 
 def set_oom_score(adjustment: int) -> None:
     """Lowering it needs CAP_SYS_RESOURCE: PermissionError without."""
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write(str(adjustment))
+    fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, str(adjustment).encode())
+    finally:
+        os.close(fd)

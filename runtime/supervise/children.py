@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 
 from runtime import syscalls
 from runtime.supervise import wire
@@ -12,7 +13,6 @@ from runtime.supervise.logfile import LogWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import Any
 
 with open("/proc/sys/kernel/random/boot_id") as _file:
@@ -86,6 +86,8 @@ class Container:
         self.id = id
         self.directory = directory
         self.name = id[:12]
+        self.token = ""
+        """Of the request that started it."""
         self.cgroup = ""
         self.child = Child(0, 0, -1)
         self.started_at = 0.0
@@ -125,6 +127,7 @@ class Container:
                 "starttime": self.child.starttime,
                 "started_at": self.started_at,
                 "boot": BOOT,
+                "token": self.token,
                 "name": self.name,
                 "cgroup": self.cgroup,
                 "log": self.log_request,
@@ -138,7 +141,7 @@ class Container:
     def read_meta(self, meta: dict[str, Any]) -> None:
         self.child = Child(int(meta["pid"]), int(meta["starttime"]), -1)
         self.started_at = meta["started_at"]
-        self.name, self.cgroup = meta["name"], meta["cgroup"]
+        self.name, self.cgroup, self.token = meta["name"], meta["cgroup"], meta["token"]
         self.log_request = meta["log"]
         self.oom_base, self.by_us = meta["oom_base"], meta["by_us"]
         self.tty, self.stop_signal = meta["tty"], meta["stop_signal"]
@@ -215,3 +218,11 @@ def read_report(fd: int) -> dict[str, Any] | None:
         return dict(wire.decode(data))
     except ValueError:
         return {"message": data.decode(errors="replace"), "code": 125}
+
+
+def receive_fds(channel: socket.socket) -> list[int]:
+    channel.setblocking(False)
+    try:
+        return list(socket.recv_fds(channel, 64, 4, socket.MSG_CMSG_CLOEXEC)[1])
+    except OSError:
+        return []

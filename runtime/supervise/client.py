@@ -49,7 +49,9 @@ class SupervisorClient:
 
         Raises StartFailed (125 set-up, 126 not executable, 127 not found). Running already is success.
         """
-        return self._ask({"op": "start", "id": id}, stdio or (), timeout=START_DEADLINE)
+        # The token tells a repeated request from a new one, when the supervisor died after a short program had run.
+        message = {"op": "start", "id": id, "token": secrets.token_hex(6)}
+        return self._ask(message, stdio or (), timeout=START_DEADLINE)
 
     def signal(self, id: str, signum: int) -> None:
         """Signal the container's first process; recorded as ours in the exit record. Raises NotFound."""
@@ -188,10 +190,10 @@ class SupervisorClient:
                 wire.send(connection, message, list(fds))
                 connection.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
                 answer, received = wire.receive(connection)
-                if answer is not None:
+                if answer is not None and answer.get("error") != "again":
                     connection.settimeout(None)
                     return dict(answer), received, connection
-                cause: OSError = ConnectionResetError("the supervisor closed the connection")
+                cause: OSError = ConnectionResetError("the supervisor died meanwhile")
             except OSError as error:
                 cause = error
             except BaseException:

@@ -2,6 +2,7 @@
 
     supervisor                                child
     clone3 ---------------------------------> join cgroups (version 1)
+    go, once it is recorded ----------------> (waits for it; at its end without it, ends too: the supervisor died)
                                               leave the host's namespaces, make network links
                                               build the root, pivot
     (terminal's master) <-------------------- open the terminal inside
@@ -34,10 +35,14 @@ if TYPE_CHECKING:
 
     from runtime.cgroup import CgroupV1, CgroupV2
 
-REACHED_EXEC = b"+"
+REACHED_EXEC = GO = b"+"
 STATUS, REPORT = 3, 4
 """Where the two descriptors that outlive `close_descriptors` are put."""
 TIOCSPTLCK, TIOCGPTPEER, TIOCGPTN = 0x40045431, 0x5441, 0x80045430
+
+
+class Unrecorded(Exception):
+    """The supervisor died before it had recorded this process: its successor must start another."""
 
 
 class Launch:
@@ -48,6 +53,7 @@ class Launch:
         self.cgroups = cgroups
         self.cgroup = cgroup
         self.status = self.report = -1
+        self.go_read = self.go_write = -1
         self.stdin = self.stdout = self.stderr = -1
         self.channel = -1
         """One end of a socket pair, to hand the terminal's master out."""
@@ -73,7 +79,10 @@ def run_exec(launch: Launch) -> None:
 def _run(launch: Launch, steps: Callable[[Launch], None]) -> None:
     code = 125
     try:
+        os.close(launch.go_write)
         steps(launch)
+    except Unrecorded:
+        _report(launch, "the supervisor died meanwhile", code, again=True)
     except identity.ProgramError as error:
         code = error.exit_code
         _report(launch, str(error), code)
@@ -88,9 +97,9 @@ def _run(launch: Launch, steps: Callable[[Launch], None]) -> None:
         os._exit(code)
 
 
-def _report(launch: Launch, message: str, code: int) -> None:
+def _report(launch: Launch, message: str, code: int, *, again: bool = False) -> None:
     try:
-        os.write(launch.report, wire.encode({"message": message, "code": code}))
+        os.write(launch.report, wire.encode({"message": message, "code": code, "again": again}))
     except OSError:
         pass
 
@@ -105,6 +114,7 @@ def _container_steps(launch: Launch) -> None:
 
     launch.step = "join cgroup"
     _join_cgroup(launch)
+    _wait_for_go(launch)
     launch.step = "make namespaces"
     namespaces.enter_new(own_network=not host_network, interfaces=network.get("interfaces") or [])
     os.setsid()
@@ -134,6 +144,7 @@ def _exec_steps(launch: Launch) -> None:
     launch.step = "join cgroup"
     _join_cgroup(launch)
     filter_ = _read_filter(request)
+    _wait_for_go(launch)
     launch.step = "join namespaces"
     namespaces.join(launch.pidfd)
     os.setsid()
@@ -147,16 +158,15 @@ def _exec_steps(launch: Launch) -> None:
 
 
 def _become_inconspicuous() -> None:
-    """Not traceable by the container, whose processes see us from now on: our memory and /proc/self/exe are the host's
+    """Not traceable by the container, whose processes may see this one before its exec.
 
-    (CVE-2016-9962, CVE-2019-5736). exec sets it back. Signals: only what was ignored survives an exec, and Python
-    ignores two of them.
+    Its memory and /proc/self/exe are the host's (CVE-2016-9962, CVE-2019-5736); exec sets it back. Of signals, only
+    what is ignored survives an exec, and Python ignores two; the mask has been empty since the keeper's start.
     """
     gc.disable()  # a collection would copy every page that is still shared with the supervisor
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _join_cgroup(launch: Launch) -> None:
@@ -175,8 +185,11 @@ def _read_filter(request: dict[str, Any]) -> syscalls.SeccompFilter | None:
     path = request.get("seccomp")
     if not path:
         return None
-    with open(path, "rb") as file:
-        return syscalls.SeccompFilter(file.read())
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return syscalls.SeccompFilter(wire.read_all(fd))
+    finally:
+        os.close(fd)
 
 
 def _open_terminal(launch: Launch, *, console: bool) -> int:
@@ -210,6 +223,12 @@ def _place_streams(launch: Launch, terminal: int) -> None:
     for number, fd in enumerate(moved):
         os.dup2(fd, number, inheritable=number < 3)
     launch.status, launch.report = STATUS, REPORT
+
+
+def _wait_for_go(launch: Launch) -> None:
+    """Before anything that a successor of the supervisor, which starts another child, could stumble over."""
+    if os.read(launch.go_read, 1) != GO:
+        raise Unrecorded
 
 
 def _close_descriptors(launch: Launch) -> None:

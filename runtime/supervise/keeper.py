@@ -11,6 +11,7 @@ import errno
 import fcntl
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -24,6 +25,7 @@ from runtime.supervise.supervisor import Supervisor
 
 SUBREAPER = syscalls.PR_SET_CHILD_SUBREAPER
 LOCK_DEADLINE = 2.0
+MOST_FILES = 1 << 20
 IDLE_EXIT = 0
 NAMES_KILL_DELAY = 2.0
 LONGEST_BACKOFF = 5.0
@@ -130,6 +132,10 @@ def _leave_caller(run_directory: str) -> None:
         os.dup2(fd, number)
     os.close(null)
     os.close(notes)
+    # A container takes seven descriptors here. More than a million would slow programs that close all they could have.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     try:
         # Containers die first; they set their own score. Lowering needs CAP_SYS_RESOURCE.
         with open("/proc/self/oom_score_adj", "w") as file:

@@ -14,6 +14,7 @@ from runtime.supervise.children import Child, Container, Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from runtime.cgroup import CgroupV1, CgroupV2
@@ -48,8 +49,14 @@ class Launcher:
         name = str(request.get("cgroup") or request["id"])
         return name if "/" in name else f"{self.cgroup}/{name}"
 
-    def start(self, container: Container, request: dict[str, Any], stdin: int) -> None:
-        """Fork process 1. On return the container has pid, pidfd, pipes, status pipe; errors leave nothing."""
+    def start(
+        self, container: Container, request: dict[str, Any], stdin: int, keep: Callable[[Container], None]
+    ) -> None:
+        """Fork process 1. On return the container has pid, pidfd, pipes, status pipe; errors leave nothing.
+
+        The child waits before exec until it is recorded and `keep` has been called: were this process killed
+        before, the child would end, and not run on unknown to everyone.
+        """
         container.cgroup = self.cgroup_name(request)
         container.name = str(request.get("name") or container.id[:12])
         container.log_request = request.get("log")
@@ -78,7 +85,9 @@ class Launcher:
             if pid == 0:
                 init.run_container(launch)
             container.child = Child(pid, wire.process_starttime(pid), pidfd)
+            keep(container)
             container.write_meta()
+            os.write(launch.go_write, init.GO)
         except OSError as error:
             self._undo(container)
             cause = (error.strerror or str(error)).lower()
@@ -130,7 +139,8 @@ class Launcher:
         read_end, launch.status = os.pipe2(os.O_CLOEXEC)
         report = os.memfd_create("report", os.MFD_CLOEXEC)
         launch.report = report
-        opened.append(launch.status)
+        launch.go_read, launch.go_write = os.pipe2(os.O_CLOEXEC)
+        opened += [launch.status, launch.go_read, launch.go_write]
         return read_end, report
 
     def exec(
@@ -164,6 +174,7 @@ class Launcher:
                 syscalls.setns(self._own_pid_namespace, syscalls.CLONE_NEWPID)
             session.child = Child(pid, wire.process_starttime(pid), pidfd)
             session.write_meta()
+            os.write(launch.go_write, init.GO)
         except OSError as error:
             for fd in (session.status, session.report):
                 if fd >= 0:

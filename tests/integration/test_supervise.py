@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -80,6 +81,31 @@ def test_a_supervisor_killed_again_and_again_keeps_many_containers_whole(bare: B
         bare.client.running()
     for index, id in enumerate(ids):
         assert_whole(bare, id, 100, 10 + index)
+
+
+def test_a_supervisor_killed_in_the_midst_of_starts_starts_each_once(bare: BareContainers) -> None:
+    ids = [
+        bare.request(["/bin/sh", "-c", f"echo run >> /tmp/runs; cat /tmp/runs; exit {index}"]) for index in range(60)
+    ]
+    found: dict[str, object] = {}
+
+    def run_some(some: list[str]) -> None:
+        for id in some:
+            bare.client.start(id)
+            found[id] = (bare.client.wait(id, 30.0) or {}).get("code")
+
+    threads = [threading.Thread(target=run_some, args=(ids[part::4],)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.1)
+        with contextlib.suppress(ProcessLookupError):  # its successor is not written down yet
+            kill(bare.pid("supervisor"))
+    for thread in threads:
+        thread.join()
+    assert found == {id: index for index, id in enumerate(ids)}
+    for id in ids:
+        assert bare.lines(id) == [b"run"]
 
 
 def test_a_supervisor_replaces_its_program_in_place(bare: BareContainers) -> None:
