@@ -31,6 +31,10 @@ class CommandFailed(Exception):
         self.hint = hint
 
 
+class ReaderGone(Exception):
+    """Nobody reads what we write. A class of its own, because click would turn the BrokenPipeError into exit code 1."""
+
+
 class ProgramUsageError(click.UsageError):
     """A wrong command line of a command that gives a program's exit code."""
 
@@ -94,7 +98,7 @@ def run_command(command: click.Command, arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         _say_usage(error)
         return error.exit_code
-    except BrokenPipeError:
+    except (ReaderGone, BrokenPipeError):
         # The reader went away (`holdfast logs | head`). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return BROKEN_PIPE

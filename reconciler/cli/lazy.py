@@ -43,6 +43,14 @@ class LazyGroup(click.Group):
                 raise click.UsageError(f'no command "{args[0]}" (did you mean "{near[0]}"?)', ctx) from error
             raise
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            from reconciler.cli.errors import ReaderGone
+
+            raise ReaderGone from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self.lazy.items()])

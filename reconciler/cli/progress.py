@@ -155,7 +155,13 @@ class LiveProgress(PlainProgress):
             if not hasattr(self, "_spinner"):
                 self._spinner: Any = Spinner("dots", style="cyan")
             took = span(time.monotonic() - began)
-            table.add_row(self._spinner, verb, clean(key), took, Text(clean(message)[:70], style="dim"))
+            table.add_row(
+                self._spinner,
+                verb,
+                clean(key),
+                took,
+                Text(clean(message), style="dim", no_wrap=True, overflow="ellipsis"),
+            )
         if len(self._active) > len(shown):
             table.add_row("", "", f"and {len(self._active) - len(shown)} more", "", "")
         return table

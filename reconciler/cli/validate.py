@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.engine import engine, open_engine
+from reconciler.cli import engine as engines
 from reconciler.cli.manifests import load, manifest_options
 from reconciler.cli.output import json_option, print_json, quiet_option
 
@@ -24,10 +24,10 @@ def engine_for_reading() -> Iterator[Engine]:
     from runtime.errors import EngineError
 
     try:
-        used = engine()
+        used = engines.engine()
     except (EngineError, PermissionError):
         with tempfile.TemporaryDirectory(prefix="holdfast-validate-") as directory:
-            used = open_engine(f"{directory}/root", f"{directory}/run")
+            used = engines.open_engine(f"{directory}/root", f"{directory}/run")
             try:
                 yield used
             finally:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.cli import engine as cli_engine
 from reconciler.lock import stack_lock
 from runtime.api import LogLine
+from runtime.errors import Unsupported
 from tests.support.command_line import CommandLine
+from tests.support.fake_engine import FakeEngine
 
 STACK = """
 apiVersion: holdfast/v1
@@ -195,6 +198,25 @@ def test_graph_and_validate_and_schema(line: CommandLine) -> None:
     assert json.loads(line.ok("schema", "service").out)["title"] == "Holdfast Service"
     ended = line.run("schema", "Servise")
     assert ended.code == 2 and "did you mean Service" in ended.err
+
+
+def test_somebody_who_may_not_open_the_root_may_check_manifests(
+    line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, str]] = []
+
+    def open_engine(root: str, run_base: str = "") -> FakeEngine:
+        opened.append((root, run_base))
+        if root == str(line.root):
+            raise Unsupported(f'cannot open the state root "{root}": root privileges are needed')
+        return line.engine
+
+    monkeypatch.setattr(cli_engine, "open_engine", open_engine)
+    assert line.ok("validate", "-f", "stack").out.startswith("stack demo: ")
+    assert "service/web" in line.ok("graph", "-f", "stack").out
+    assert line.run("plan", "-f", "stack").code == 1
+    elsewhere = [run_base for root, run_base in opened if root != str(line.root)]
+    assert elsewhere and all(elsewhere), "its run-time files lie elsewhere too"
 
 
 def test_shell_completion_lists_commands(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
