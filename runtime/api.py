@@ -126,6 +126,7 @@ class ContainerSpec:
     extra_hosts: Mapping[str, str] = field(default_factory=dict)
     dns: tuple[str, ...] = ()
     networks: tuple[Attachment, ...] = ()
+    """In bridge mode none means the root's own `default` network."""
     network_mode: Literal["bridge", "none", "host"] = "bridge"
     ports: tuple[Port, ...] = ()
     expose: tuple[str, ...] = ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
 import stat
 from functools import cached_property
 
@@ -83,6 +82,8 @@ class Layout:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if _read(marker) != boot:
+                import shutil
+
                 shutil.rmtree(self.run, ignore_errors=True)
                 os.makedirs(self.run, mode=0o700)
                 with open(marker, "w") as file:

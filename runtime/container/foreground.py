@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from runtime.container.attach import proxy_terminal, write_all
 from runtime.container.lifecycle import Lifecycle
-from runtime.container.store import ContainerRecord
+from runtime.container.store import ContainerRecord, OutputToCome
 from runtime.errors import EngineError
 from runtime.supervise.logfile import read_log
 
@@ -23,9 +23,7 @@ def run_foreground(lifecycle: Lifecycle, record: ContainerRecord, stdio: tuple[i
     with forwarded_signals(lifecycle, id):
         lifecycle.start(id, "fd" if spec.stdin_open else "null", stdio if spec.stdin_open else None)
 
-        def alive() -> bool:
-            return bool(lifecycle.store.live_pid(id))
-
+        alive = OutputToCome(lifecycle.store, id)
         if spec.tty:
             master = lifecycle.client.attach(id)
             follower = threading.Thread(target=_follow_terminal, args=(log, stdio[1], alive), daemon=True)
@@ -43,7 +41,7 @@ def run_foreground(lifecycle: Lifecycle, record: ContainerRecord, stdio: tuple[i
     return 137 if run is None or run.exit_code is None else run.exit_code
 
 
-def _follow_terminal(log: str, stdout: int, alive: object) -> None:
+def _follow_terminal(log: str, stdout: int, alive: Callable[[], bool]) -> None:
     from runtime.supervise.logfile import follow_raw
 
     for chunk in follow_raw(log, alive):

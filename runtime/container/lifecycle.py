@@ -74,6 +74,8 @@ class Lifecycle:
         check_spec(spec, config)
         if "holdfast.stack" not in spec.labels:
             self._refuse_second_name(spec.name)
+        if spec.network_mode == "bridge" and not spec.networks:
+            spec = dataclasses.replace(spec, networks=(api.Attachment(self.networks.ensure_default().name),))
         store = self.store
         record_id = None
         anonymous = []

@@ -302,6 +302,27 @@ class ContainerStore:
         )
 
 
+class OutputToCome:
+    """Asks whether a container may still write to its log: the exit record is written after the last line is kept.
+
+    A record that nobody writes any more (keeper and supervisor are dead) is waited for `deadline` seconds only.
+    """
+
+    def __init__(self, store: ContainerStore, id: str, deadline: float = 5.0) -> None:
+        self._store = store
+        self._id = id
+        self._deadline = deadline
+        self._gone_at = 0.0
+
+    def __call__(self) -> bool:
+        if self._store.live_pid(self._id):
+            return True
+        if not self._store.exit_is_pending(self._id):
+            return False
+        self._gone_at = self._gone_at or time.monotonic()
+        return time.monotonic() - self._gone_at < self._deadline
+
+
 def run_from_exit(record: dict[str, Any], started_at: float) -> api.Run:
     """The supervisor's exit record as a value; exit code 128+n for death by signal n, as shells count."""
     signal = int(record.get("signal") or 0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from runtime.errors import InvalidSpec
+from runtime.value import value
 
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _HOST = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])"
@@ -19,7 +19,7 @@ DEFAULT_HOST = "docker.io"
 LONGEST = 255
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reference:
     """A parsed name; `host` is "docker.io" and `tag` "latest" where the text leaves them out."""
 

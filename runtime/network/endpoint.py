@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from runtime.api import Health, Port
+from runtime.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Endpoint:
     """`names` and `addresses` are keyed by network. Replicas that share a published port have one `group`.
 

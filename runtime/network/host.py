@@ -10,13 +10,13 @@ import errno
 import os
 import socket
 import struct
-from dataclasses import dataclass
 from ipaddress import ip_network
 
 from runtime import netlink
 from runtime.errors import Conflict
 from runtime.network.ipam import Taken
 from runtime.network.records import NetworkRecord
+from runtime.value import value
 
 IFF_LOWER_UP = 1 << 16
 IFLA_BR_MCAST_SNOOPING = 23
@@ -25,7 +25,7 @@ RTM_SETLINK, AF_BRIDGE = 19, 7
 IFLA_PROTINFO, IFLA_BRPORT_MODE, NLA_F_NESTED = 12, 4, 0x8000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Link:
     index: int
     name: str
@@ -164,11 +164,11 @@ def configure_bridge(record: NetworkRecord) -> None:
     v6 = any(subnet.version == 6 for subnet in record.subnets)
     # IPv6 off saves a third of the time that links on the bridge cost.
     write_sysctl(f"net/ipv6/conf/{record.bridge}/disable_ipv6", "0" if v6 else "1")
-    for name, value in (("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")):
-        write_sysctl(f"net/ipv6/conf/{record.bridge}/{name}", value)
+    for name, setting in (("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")):
+        write_sysctl(f"net/ipv6/conf/{record.bridge}/{name}", setting)
     # Answers to connections from 127.0.0.1 come in here; strict reverse paths keep containers from forging sources.
-    for name, value in (("route_localnet", "1"), ("rp_filter", "1"), ("forwarding", "1")):
-        write_sysctl(f"net/ipv4/conf/{record.bridge}/{name}", value)
+    for name, setting in (("route_localnet", "1"), ("rp_filter", "1"), ("forwarding", "1")):
+        write_sysctl(f"net/ipv4/conf/{record.bridge}/{name}", setting)
 
 
 def enable_forwarding(v6: bool) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from runtime.api import NetworkSpec
 from runtime.errors import Conflict, InvalidSpec, SubnetCollision
+from runtime.value import value
 
 # Docker takes 172.17-31 and 192.168, Kubernetes 10.96 and 10.244, clouds the low end of 10: the upper middle is quiet.
 POOLS = ("10.208.0.0/12", "172.16.0.0/12", "192.168.0.0/16")
@@ -16,7 +16,7 @@ POOLS = ("10.208.0.0/12", "172.16.0.0/12", "192.168.0.0/16")
 Network = IPv4Network | IPv6Network
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Taken:
     """A piece of address space that is in use, and by what, in words."""
 
@@ -24,7 +24,7 @@ class Taken:
     user: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Subnet:
     cidr: str
     gateway: str

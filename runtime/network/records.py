@@ -6,19 +6,20 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from runtime.api import NetworkSpec
 from runtime.errors import InvalidSpec, NotFound
 from runtime.layout import Layout
 from runtime.network.ipam import Subnet
+from runtime.value import value
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 LINK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NetworkRecord:
     """A network as it was made: the wish and what was chosen for it."""
 

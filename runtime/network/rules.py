@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.network.records import NetworkRecord
+from runtime.value import value
 
 SETS = {
     "bridges": "type ifname",
@@ -84,7 +85,7 @@ CHAINS = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Published:
     """One published port and the backends behind it: (address, port) of each replica that answers."""
 

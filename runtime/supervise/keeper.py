@@ -28,6 +28,7 @@ LOCK_DEADLINE = 2.0
 MOST_FILES = 1 << 20
 IDLE_EXIT = 0
 NAMES_KILL_DELAY = 2.0
+LEAVE_DEADLINE = 1.0
 LONGEST_BACKOFF = 5.0
 
 
@@ -401,10 +402,16 @@ class Keeper:
             if error.errno != errno.ENOENT:
                 _note(str(error))
         self.state.listener.close()
+        if self.names.pidfd >= 0:
+            # It was told to end, and lives in the cgroup that is to go.
+            select.select([self.names.pidfd], [], [], NAMES_KILL_DELAY)
         found = cgroups.detect()
+        deadline = time.monotonic() + LEAVE_DEADLINE
         try:
             found.leave_self(f"{self.state.cgroup}/{cgroups.KEEPER}")
-            found.remove(self.state.cgroup)
+            # A process that has just ended pins its cgroup a moment longer.
+            while not found.remove(self.state.cgroup) and time.monotonic() < deadline:
+                time.sleep(0.005)
         except OSError:
             pass
         sys.stderr.flush()
