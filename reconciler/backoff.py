@@ -28,7 +28,7 @@ def was_killed_from_outside(run: Run) -> bool:
 
 def failed_by_itself(run: Run) -> bool:
     """The program's own failure; what we, a foreign SIGKILL or the end of the machine did to it does not count."""
-    if run.by_us or run.lost or not run.finished_at or was_killed_from_outside(run):
+    if run.by_us or run.lost or run.refused or not run.finished_at or was_killed_from_outside(run):
         return False
     return run.oom or run.signal != 0 or run.exit_code != 0
 
@@ -37,6 +37,8 @@ def count_quick_ends(runs: Sequence[Run], settled: float = SETTLED) -> int:
     """How many of the last runs in a row ended, not by us, before they had lasted `settled` seconds."""
     count = 0
     for run in reversed(runs):
+        if run.refused:
+            continue
         if not run.finished_at or run.by_us or run.lost or duration(run) >= settled:
             break
         count += 1

@@ -38,6 +38,8 @@ def has_completed(state: ContainerState) -> bool:
 
 
 def describe_end(run: Run) -> str:
+    if run.refused:
+        return "could not be started"
     if run.lost or not run.finished_at:
         return "ended unseen"
     if run.oom:
@@ -56,6 +58,9 @@ def decide_restart(kind: str, policy: Any, state: ContainerState, now: float) ->
     if run is None:
         return Verdict("start", "created but never started")
     end = describe_end(run)
+    if run.refused:
+        # Not an end of the program: whoever starts it again keeps the back-off of failed actions.
+        return Verdict("start", end)
     if not run.finished_at or run.lost:
         return Verdict("start", end)
     if backoff.was_killed_from_outside(run):

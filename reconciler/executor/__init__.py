@@ -266,9 +266,11 @@ class _Execution:
             return Outcome(action, "deferred", "stopped before it began")
         for wait in action.waits:
             text = f"waits for {wait.key} to be {wait.condition}"
-            self._tell(Event("waiting", action, text))
-            for id in self._ids_for(wait):
-                result = self._proof(id, wait.condition).result(max(0.0, self.deadline - time.monotonic()))
+            proofs = [self._proof(id, wait.condition) for id in self._ids_for(wait)]
+            if not all(proof.is_quick() for proof in proofs):
+                self._tell(Event("waiting", action, text))
+            for proof in proofs:
+                result = proof.result(max(0.0, self.deadline - time.monotonic()))
                 if result.verdict == "ok":
                     continue
                 if not wait.required:
@@ -331,9 +333,10 @@ class _Execution:
         ]
         kinds = [(action, id, "completed" if self.steps.completes(action.key) else "proven") for action, id in started]
         proofs = [(action, self._proof(id, kind)) for action, id, kind in kinds]
-        for action, proof in proofs:
-            if proof.slow:
-                self._tell(Event("waiting", action, proof.describe()))
+        silent = min(self.deadline, time.monotonic() + self.wait.moment * 2)
+        unsettled = [one for one in proofs if not one[1].is_quick(max(0.0, silent - time.monotonic()))]
+        for action, proof in unsettled:
+            self._tell(Event("waiting", action, proof.describe()))
         for action, proof in proofs:
             result = proof.result(max(0.0, self.deadline - time.monotonic()) + 0.5)
             self._note(action, result)

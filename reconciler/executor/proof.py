@@ -93,7 +93,6 @@ class Proof:
         self.limits = limits
         self.deadline = time.monotonic() + LONGEST_PROOF if deadline is None else deadline
         self.stop = stop
-        self.slow = condition != "started"
         self._done = threading.Event()
         self._result: ProofResult | None = None
 
@@ -108,6 +107,10 @@ class Proof:
         except Exception as error:
             result = ProofResult("failed", f"could not be watched: internal fault ({type(error).__name__}: {error})")
         self.settle(result)
+
+    def is_quick(self, patience: float = 0.02) -> bool:
+        """Settled already, or within the moment that is not worth telling anybody that one waits."""
+        return self._done.wait(patience)
 
     def settle(self, result: ProofResult) -> None:
         self._result = result

@@ -19,6 +19,7 @@ def connect(sheet: Sheet, removals: list[Draft]) -> dict[Key, int]:
 
     order = {key: place for place, key in enumerate(key for layer in ordered(sheet.desired) for key in layer)}
     _recreate_networks(sheet, removals)
+    _refuse_held_ports(sheet, removals)
     for key in order:
         resource = sheet.resources[key]
         needs = edges_of(resource, sheet.resources)
@@ -33,7 +34,7 @@ def connect(sheet: Sheet, removals: list[Draft]) -> dict[Key, int]:
                 if draft.verb not in CREATING:
                     draft.after += made
                     continue
-                verdict = judge(need, made, sheet.standing.get(need.key, ()))
+                verdict = judge(need, made, sheet.standing.get(need.key, ()), draft.verb in ("start", "restart"))
                 if verdict.held and draft.stopped_by is None:
                     _give_up(sheet, draft, verdict.reason, verdict.until)
                     if need.key.kind == "image" and draft.verb == "replace" and not draft.was_live:
@@ -103,6 +104,7 @@ def _recreate_networks(sheet: Sheet, removals: list[Draft]) -> None:
             sheet.drafts[network.key].remove(network)
             reason = f"it changed, but {', '.join(staying)} uses it and is to be left alone"
             sheet.blocked.setdefault(network.key, Blocked(network.key, reason))
+            sheet.stand(network.key, Standing("outdated", reason))
             continue
         network.after += [pruned[one.id] for one in others if one.id in pruned]
         for one in ours:
@@ -150,6 +152,27 @@ def _roll(sheet: Sheet, resource: Resource) -> None:
             start = (position // batch - 1) * batch
             draft.after += rolling[start : start + batch]
             draft.delay = float(update.get("delay") or 0.0)
+
+
+def _refuse_held_ports(sheet: Sheet, removals: list[Draft]) -> None:
+    """A port that a container of this stack keeps (it was not pruned, or is suspended) cannot be published again."""
+    leaving = {draft.object_id for drafts in sheet.drafts.values() for draft in drafts if draft.object_id}
+    leaving |= {draft.object_id for draft in removals}
+    kept: dict[tuple[int, str], Key] = {}
+    for key, found in sheet.observed.instances.items():
+        for one in found:
+            if one.live and one.id not in leaving and (key not in sheet.resources or key in sheet.suspended):
+                kept |= dict.fromkeys(published(one), key)
+    if not kept:
+        return
+    for key, drafts in sheet.drafts.items():
+        if key.kind not in ("service", "job"):
+            continue
+        for port in sorted(fixed_ports(sheet.resources[key].spec) & kept.keys()):
+            if kept[port] != key:
+                reason = f"its port {port[0]}/{port[1]} is held by {kept[port]}, which is left alone"
+                for draft in [draft for draft in drafts if draft.verb in CREATING]:
+                    _give_up(sheet, draft, reason, 0.0)
 
 
 def _clear_ports(sheet: Sheet, removals: list[Draft]) -> None:

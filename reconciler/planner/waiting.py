@@ -10,7 +10,7 @@ from reconciler.model import Need
 from reconciler.planner.drafts import Draft
 
 State = Literal[
-    "present", "running", "starting", "healthy", "completing", "completed", "exited", "held", "blocked"
+    "present", "running", "starting", "healthy", "completing", "completed", "exited", "held", "blocked", "outdated"
 ]  # fmt: skip
 
 
@@ -48,12 +48,15 @@ _MAY_FULFIL = {
 }
 
 
-def judge(need: Need, made: Sequence[Draft], standings: Sequence[Standing]) -> Judgement:
-    """`made` are the drafts that bring the needed resource about, `standings` what exists of it untouched."""
+def judge(need: Need, made: Sequence[Draft], standings: Sequence[Standing], starts: bool = False) -> Judgement:
+    """`made` are the drafts that bring the needed resource about, `standings` what exists of it untouched.
+
+    What is there but cannot be brought up to date serves containers that exist already (`starts`), and no new ones.
+    """
     condition = need.condition if need.key.kind in ("service", "job") else "exists"
     waiting: list[str] = []
     for standing in standings:
-        if standing.state in _FULFILS[condition]:
+        if standing.state in _FULFILS[condition] or (starts and standing.state == "outdated"):
             continue
         if standing.state in _MAY_FULFIL[condition]:
             waiting.append(standing.id)

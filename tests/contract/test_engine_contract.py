@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from runtime import api
-from runtime.errors import Conflict, EngineError, NotFound, StartFailed
+from runtime.errors import Conflict, EngineError, NotFound, StartFailed, SubnetCollision
 from tests.support.fake_engine import FakeEngine
 
 REAL = os.geteuid() == 0 and importlib.util.find_spec("runtime.engine") is not None
@@ -181,7 +181,20 @@ def test_a_program_that_does_not_exist_fails_the_start_with_127(engine: api.Engi
         engine.start_container(id)
     assert failure.value.exit_code == 127
     assert str(failure.value).startswith("cannot start container")
-    assert state(engine, id).status != "running"
+    found = state(engine, id)
+    assert found.status == "stopped"
+    assert found.last_run is not None and found.last_run.refused
+
+
+def test_a_container_whose_start_failed_does_not_run(engine: api.Engine) -> None:
+    engine.create_network(api.NetworkSpec("t_in", internal=True))
+    id = make(engine, networks=(api.Attachment("t_in"),), ports=(api.Port(80, 38472),))
+    with pytest.raises(EngineError):
+        engine.start_container(id)
+    found = state(engine, id)
+    assert (found.status, found.pid) == ("stopped", 0)
+    # A program that had begun was ended by the engine; either way its end is not its own.
+    assert found.last_run is not None and (found.last_run.refused or found.last_run.by_us)
 
 
 def test_removing_needs_force_while_it_runs_and_what_is_absent_is_removed_already(engine: api.Engine) -> None:
@@ -406,3 +419,13 @@ def test_starts_and_exits_are_told_as_events(engine: api.Engine) -> None:
         thread.join(10)
     assert not thread.is_alive()
     assert ("exit", id) in seen
+
+
+def test_checking_another_definition_of_a_network_asks_what_holds_once_the_present_one_is_gone(
+    engine: api.Engine,
+) -> None:
+    engine.create_network(api.NetworkSpec("t_front", subnets=("10.213.78.0/24",)))
+    engine.create_network(api.NetworkSpec("t_back", subnets=("10.213.79.0/24",)))
+    engine.check_network(api.NetworkSpec("t_front", subnets=("10.213.78.0/25",), internal=True))
+    with pytest.raises(SubnetCollision):
+        engine.check_network(api.NetworkSpec("t_front", subnets=("10.213.79.0/24",)))

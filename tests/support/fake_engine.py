@@ -421,19 +421,15 @@ class FakeEngine:
             self._settle()
             if container.live:
                 return
-            for attachment in container.spec.networks:
-                if attachment.network not in self._networks:
-                    raise NotFound(f'cannot start container "{name}": no network "{attachment.network}"')
-            for mount in container.spec.mounts:
-                if mount.kind == "volume" and mount.source and mount.source not in self._volumes:
-                    raise NotFound(f'cannot start container "{name}": no volume "{mount.source}"')
-            if any(damage.what == "unclean-boot" for damage in container.damage):
-                raise StartFailed(f'cannot start container "{name}": its writable layer may be torn')
-            ports = tuple(replace(p, host_port=p.host_port or 40000 + self._next()) for p in container.spec.ports)
-            self._check_ports(container, ports)
-            program = interpret(self._argv(container))
-            if program.missing:
-                raise StartFailed(f'cannot start container "{name}": program not found in the image', exit_code=127)
+            try:
+                ports, program = self._prepare(container)
+            except EngineError as error:
+                code = getattr(error, "exit_code", 125)
+                refused = api.Run(self._now, self._now, code, refused=True)
+                container.runs = [*container.runs, refused][-KEPT_RUNS:]
+                container.starts += 1
+                container.status = "stopped"
+                raise
             container.program = program
             container.ports = ports
             container.status = "running"
@@ -456,6 +452,26 @@ class FakeEngine:
                 container.log.append(api.LogLine(self._now, "stdout" if stream == 1 else "stderr", line))
             self._event(container, "start")
             self._settle()
+
+    def _prepare(self, container: _Container) -> tuple[tuple[api.Port, ...], Program]:
+        name = container.spec.name
+        for attachment in container.spec.networks:
+            if attachment.network not in self._networks:
+                raise NotFound(f'cannot start container "{name}": no network "{attachment.network}"')
+        for mount in container.spec.mounts:
+            if mount.kind == "volume" and mount.source and mount.source not in self._volumes:
+                raise NotFound(f'cannot start container "{name}": no volume "{mount.source}"')
+        if any(damage.what == "unclean-boot" for damage in container.damage):
+            raise StartFailed(f'cannot start container "{name}": its writable layer may be torn')
+        joined = [self._networks[one.network] for one in container.spec.networks]
+        if container.spec.ports and joined and all(one.internal for one in joined):
+            raise InvalidSpec(f'cannot publish ports of container "{name}": it is on internal networks only')
+        ports = tuple(replace(p, host_port=p.host_port or 40000 + self._next()) for p in container.spec.ports)
+        self._check_ports(container, ports)
+        program = interpret(self._argv(container))
+        if program.missing:
+            raise StartFailed(f'cannot start container "{name}": program not found in the image', exit_code=127)
+        return ports, program
 
     def _address_in(self, network: str) -> str:
         return self._networks[network].subnets[0].rpartition(".")[0] + f".{self._next() % 250 + 2}"

@@ -39,8 +39,9 @@ def desired_states(draw: st.DrawFn, budget: int | None = 1000) -> Desired:
     """A stack of at most eleven resources; edges lead only to resources that come earlier, so there is no cycle."""
     resources: list[Resource] = []
     networks = draw(_subset(NETWORKS))
+    inner = {one for one in networks if draw(st.booleans())}
     for one in networks:
-        resources.append(make_network(one, internal=draw(st.booleans())))
+        resources.append(make_network(one, internal=one in inner))
     volumes = draw(_subset(VOLUMES))
     for one in volumes:
         resources.append(make_volume(one))
@@ -49,7 +50,7 @@ def desired_states(draw: st.DrawFn, budget: int | None = 1000) -> Desired:
     earlier: list[Resource] = []
     names = draw(st.lists(st.sampled_from(WORKERS), unique=True, min_size=1, max_size=5))
     for place, name in enumerate(names):
-        worker = draw(_workers(name, place, networks, volumes, images, earlier))
+        worker = draw(_workers(name, place, networks, inner, volumes, images, earlier))
         earlier.append(worker)
         resources.append(worker)
     return make_desired(*draw(st.permutations(resources)), budget=budget)
@@ -61,6 +62,7 @@ def _workers(
     name: str,
     place: int,
     networks: list[str],
+    inner: set[str],
     volumes: list[str],
     images: dict[str, Resource],
     earlier: list[Resource],
@@ -89,7 +91,8 @@ def _workers(
     joined = draw(_subset(tuple(networks))) if networks else []
     if is_job:
         return make_job(name, needs=needs, networks=joined, **spec)
-    if draw(st.integers(0, 2)) == 0:
+    # what is on internal networks only cannot publish
+    if not (joined and inner.issuperset(joined)) and draw(st.integers(0, 2)) == 0:
         spec["ports"] = [port(8000 + draw(st.integers(0, 1)) * 5 + place)]
     policy: dict[str, Any] = {
         "replicas": draw(st.integers(0, 3)),

@@ -218,6 +218,13 @@ def test_a_port_that_moves_between_services_is_let_go_before_it_is_taken(engine:
     assert plan_now(engine, swapped).converged
 
 
+def test_a_port_of_something_that_is_not_pruned_blocks_who_wants_it(engine: FakeEngine) -> None:
+    apply_once(engine, make_desired(make_service("old", ports=[port(80)])))
+    plan = plan_now(engine, make_desired(make_service("new", ports=[port(80)])), prune=False)
+    assert plan.empty
+    assert plan.blocked[0].reason == "its port 80/tcp is held by service/old, which is left alone"
+
+
 # ---- networks and volumes
 
 
@@ -423,6 +430,17 @@ def test_a_failed_action_is_held_back_and_then_tried_again(engine: FakeEngine) -
     assert plan.empty and plan.not_before == engine.now + 5
     engine.advance(6)
     assert shape(plan_now(engine, desired, held=hold)) == ["create service/web-1"]
+
+
+@pytest.mark.parametrize("condition", ["no", "always"])
+def test_a_failed_start_is_tried_again_whatever_restart_says(engine: FakeEngine, condition: str) -> None:
+    desired = make_desired(make_service("web", ports=[port(80)], policy={"restart": restart(condition)}))
+    engine.busy_ports.add((80, "tcp"))
+    apply_once(engine, desired)
+    engine.busy_ports.clear()
+    plan = plan_now(engine, desired)
+    assert shape(plan) == ["start service/web-1"]
+    assert reasons(plan, "start") == ["could not be started"]
 
 
 def test_a_container_that_was_created_but_never_started_is_started(engine: FakeEngine) -> None:
