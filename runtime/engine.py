@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import api
 from runtime.container.lifecycle import Lifecycle
-from runtime.container.store import ContainerRecord, ContainerStore
+from runtime.container.store import ContainerRecord, ContainerStore, OutputToCome
 from runtime.errors import Conflict, DiskFull, EngineError, NotFound, Unsupported
 from runtime.image.store import ImageStore
 from runtime.layout import Layout
@@ -305,10 +305,7 @@ class Engine:
         record = self._find(id)
         directory = f"{self.layout.container(record.id)}/log"
 
-        def alive() -> bool:
-            return bool(self.store.live_pid(record.id))
-
-        for at, stream, line in read_log(directory, follow, since, until, tail, alive):
+        for at, stream, line in read_log(directory, follow, since, until, tail, OutputToCome(self.store, record.id)):
             yield api.LogLine(at, "stdout" if stream == 1 else "stderr", line)
 
     def events(self, stop: Callable[[], bool]) -> Iterator[api.Event]:
