@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from reconciler.executor.proof import NoProber, Prober, Proof, ProofResult
+from reconciler.executor.proof import Look, NoProber, Prober, Proof, ProofResult
 from reconciler.executor.steps import StepFailed, Steps
 from reconciler.model import Desired, Key
 from reconciler.plan import Action, Plan, Wait
@@ -152,6 +152,7 @@ class _Execution:
         self.made: dict[Key, dict[int, str]] = {}
         self.proofs: dict[tuple[str, str], Proof] = {}
         self.proving = 0
+        self.look = Look(engine)
         probe = wait.probe or NoProber(engine)
         self.steps = Steps(desired, plan.stack, engine, generation, self._prove_successor)
         self.engine = engine
@@ -297,12 +298,14 @@ class _Execution:
 
     # ---- proofs
 
-    def _proof(self, id: str, condition: str) -> Proof:
+    def _proof(self, id: str, condition: str, since: float | None = None) -> Proof:
         """Proofs are shared: many may wait for one container."""
         with self.lock:
             proof = self.proofs.get((id, condition))
             if proof is None:
-                proof = Proof(self.engine, self.probe, id, condition, self.wait, self.deadline, self.asked_to_stop)
+                proof = Proof(
+                    self.engine, self.look, self.probe, id, condition, self.wait, self.deadline, self.asked_to_stop
+                )
                 self.proofs[id, condition] = proof
                 proof.start()
             return proof
@@ -310,7 +313,7 @@ class _Execution:
     def _prove_successor(self, action: Action, id: str) -> None:
         """Before the old container goes: the new one is healthy, or accepts, or has run for a moment."""
         self._tell(Event("waiting", action, "its successor is being proven"))
-        proof = Proof(self.engine, self.probe, id, "proven", self.wait, None, self.asked_to_stop)
+        proof = Proof(self.engine, self.look, self.probe, id, "proven", self.wait, None, self.asked_to_stop)
         result = proof.check()
         self._note(action, result)
         if result.verdict != "ok":
@@ -332,7 +335,8 @@ class _Execution:
             if outcome.status == "done" and outcome.action.index in self.made.get(outcome.action.key, {})
         ]
         kinds = [(action, id, "completed" if self.steps.completes(action.key) else "proven") for action, id in started]
-        proofs = [(action, self._proof(id, kind)) for action, id, kind in kinds]
+        now = time.monotonic()
+        proofs = [(action, self._proof(id, kind, now)) for action, id, kind in kinds]
         silent = min(self.deadline, time.monotonic() + self.wait.moment * 2)
         unsettled = [one for one in proofs if not one[1].is_quick(max(0.0, silent - time.monotonic()))]
         for action, proof in unsettled:
