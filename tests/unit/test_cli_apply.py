@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,29 @@ def test_shell_completion_lists_commands(line: CommandLine, monkeypatch: pytest.
     assert [item.value for item in found] == ["status"]
     found = ShellComplete(root, {}, "holdfast", "_HOLDFAST_COMPLETE").get_completions(["container"], "in")
     assert [item.value for item in found] == ["inspect"]
+
+
+def test_the_documented_fields_are_those_that_are_printed(line: CommandLine) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z ]+)` \| (.*) \|$", text, re.MULTILINE))
+
+    def documented(row: str) -> set[str]:
+        return set(re.findall(r"`([a-z_ ]+)`", row)[0].split())
+
+    line.ok("apply", "-f", "stack")
+    assert set(line.ok("status", "--json").json[0]) == documented(rows["status"])
+    assert set(line.ok("history", "demo", "--json").json[0]) == documented(rows["history"])
+    assert set(line.ok("events", "--json").json[0]) == documented(rows["events"])
+    assert set(line.ok("image", "ls", "--json").json[0]) == documented(rows["image ls"])
+    assert set(line.ok("network", "ls", "--json").json[0]) == documented(rows["network ls"])
+    container = set(line.ok("container", "ls", "--json").json[0])
+    described = set(re.findall(r"^\| (`[a-z_`, ]+) \|", text, re.MULTILINE))
+    assert container == {name for cell in described for name in re.findall(r"`([a-z_]+)`", cell)} - {
+        "status",
+        "plan",
+        "history",
+        "events",
+        "apply",
+        "destroy",
+        "explain",
+    }
