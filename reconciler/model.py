@@ -100,21 +100,25 @@ class Resource:
 # Shapes of `spec` and `policy` (all keys always present; absent values as None, [] or {}):
 #
 # image    spec   {"build": {context, dockerfile, dockerfile_inline, args, target, labels, digest} | None,
-#                  "bootstrap": {suite, packages, variant, mirror, config} | None, "archive": {path, ref, digest} | None}
+#                  "bootstrap": {suite, packages, variant, mirror, config} | None,
+#                  "archive": {path, ref, digest} | None}
 #          policy {"pull_policy": "missing"|"always"|"never"|"build"|"daily"|"weekly"|"every_<dur>", "retain": bool}
 #          `digest` is the content digest of the build context (BuildRequest -> Engine.context_digest) or archive file.
-# network  spec   {"internal", "subnets": [], "gateways": [], "ip_range", "ipv6", "mtu", "bridge_name", "masquerade", "labels"}
+# network  spec   {"internal", "subnets": [], "gateways": [], "ip_range", "ipv6", "mtu", "bridge_name", "masquerade",
+#                  "labels"}
 # volume   spec   {"driver_opts": {}, "labels": {}}       policy {"retain": bool}
 # config   spec   {"digest"}                              content rides in Desired.files, never in a spec
 # secret   spec   {"digest"}
-# service  spec   every field of runtime.api.ContainerSpec except name, labels bookkeeping, declared, stop_grace, health,
-# and job         as JSON (tuples as lists, nested dataclasses as dicts); `networks[].network` and volume `mounts[].source`
-#                 hold engine object names; `image` the manifest's image name; "image_fingerprint" the fingerprint of the
-#                 stack's own Image resource ("" for a foreign reference); user labels under "labels"
-#          policy {"replicas", "restart": {"condition": "no"|"always"|"unless-stopped"|"on-failure", "max_attempts": int|None,
-#                  "delay": float|None, "window": float|None}, "health": {test, interval, timeout, retries, start_period,
-#                  start_interval} | None (None = image's own), "stop_grace": float, "update": {"order": "start-first"|
-#                  "stop-first"|None, "parallelism": int, "delay": float, "monitor": float, "failure_action": str},
+# service  spec   every field of runtime.api.ContainerSpec except name, labels bookkeeping, declared, stop_grace and
+# and job         health, as JSON (tuples as lists, nested dataclasses as dicts); `networks[].network` and volume
+#                 `mounts[].source` hold engine object names; `image` the manifest's image name; "image_fingerprint"
+#                 the fingerprint of the stack's own Image resource ("" for a foreign reference); user labels under
+#                 "labels"
+#          policy {"replicas", "restart": {"condition": "no"|"always"|"unless-stopped"|"on-failure",
+#                  "max_attempts": int|None, "delay": float|None, "window": float|None},
+#                  "health": {test, interval, timeout, retries, start_period, start_interval} | None (the image's own),
+#                  "stop_grace": float, "update": {"order": "start-first"|"stop-first"|None, "parallelism": int,
+#                  "delay": float, "monitor": float, "failure_action": str},
 #                  "container_name": str|None, "run_to_completion": bool (a service others wait for by `completed`),
 #                  job only: "backoff_limit", "completions", "parallelism", "ttl"}
 

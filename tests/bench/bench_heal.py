@@ -15,7 +15,11 @@ from pathlib import Path
 from tests.bench.measure import proportional_memory, report, summary
 from tests.support.holdfast import Holdfast, holdfast_root, wait_until
 
-STACK = "name: stack\nservices:\n  web: {image: busybox, command: [sleep, '100000'], restart: always, stop_grace_period: 0s}\n"
+STACK = """
+name: stack
+services:
+  web: {image: busybox, command: [sleep, "100000"], restart: always, stop_grace_period: 0s}
+"""
 
 
 def running_pid(holdfast: Holdfast, other: int) -> int:

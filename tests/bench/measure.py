@@ -13,7 +13,7 @@ from typing import Any
 
 
 def interleave(variants: Mapping[str, Callable[[], None]], rounds: int, pause: float = 0.1) -> dict[str, list[float]]:
-    """Seconds of each variant, one call of each a round, after one uncounted round; `pause` seconds before each call."""
+    """Seconds of each variant, one call of each a round after an uncounted one; `pause` seconds before each call."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds + 1):
         for name, call in variants.items():

@@ -52,7 +52,7 @@ class Docker:
             stdout=(base / "log").open("w"), stderr=subprocess.STDOUT,
         )  # fmt: skip
         deadline = time.monotonic() + 30
-        while subprocess.run([*self.docker, "version"], capture_output=True).returncode:
+        while subprocess.run([*self.docker, "version"], capture_output=True, check=False).returncode:
             if time.monotonic() > deadline or self.daemon.poll() is not None:
                 raise RuntimeError((base / "log").read_text()[-2000:])
             time.sleep(0.1)

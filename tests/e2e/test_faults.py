@@ -1,10 +1,9 @@
-"""Bad input and faults at the command line: a clear message, the right exit code, and the previous state still works."""
+"""Bad input and faults at the command line: a clear message, the right exit code, the previous state still works."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -49,7 +48,10 @@ def pid(running: Holdfast) -> Iterator[int]:
 INPUTS = [
     ("services:\n  web:\n    image: busybox\n    comand: [x]\n", ":4:5: ", "command"),
     ("services:\n  web:\n    image: busybox\n    init: 5x\n", ":4:", "init"),
-    ("services:\n  a: {image: busybox, depends_on: [b]}\n  b: {image: busybox, depends_on: [a]}\n", "", "service/a -> service/b -> service/a"),
+    (
+        "services:\n  a: {image: busybox, depends_on: [b]}\n  b: {image: busybox, depends_on: [a]}\n",
+        "", "service/a -> service/b -> service/a",
+    ),
     ("services:\n  a: {image: busybox, depends_on: [bb]}\n  b: {image: busybox}\n", ":2:", 'did you mean "b"'),
     ("services:\n  web: {image: 'nowhere:1'}\n", ":2:", "nowhere:1"),
     ("services:\n  web: {image: busybox, volumes: ['/not/there:/x']}\n", ":2:", "/not/there"),

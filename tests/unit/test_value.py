@@ -62,9 +62,7 @@ def test_equal_values_hash_alike() -> None:
     assert len({Pair(1), Pair(1, ""), Pair(2)}) == 2
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"), [((), {}), ((1, 2, {}, 4), {}), ((1,), {"x": 2}), ((1,), {"z": 3})]
-)
+@pytest.mark.parametrize(("arguments", "named"), [((), {}), ((1, 2, {}, 4), {}), ((1,), {"x": 2}), ((1,), {"z": 3})])
 def test_wrong_arguments_are_refused_as_by_a_dataclass(arguments: tuple[object, ...], named: dict[str, object]) -> None:
     for kind in (Point, Model):
         with pytest.raises(TypeError):
