@@ -44,7 +44,7 @@ def value(cls: type[_Class]) -> type[_Class]:
         "__getstate__": _getstate,
         "__setstate__": _setstate,
     }
-    made: type[_Class] = type(cls)(cls.__name__, cls.__bases__, body)
+    made: type[_Class] = type(cls.__name__, cls.__bases__, body)
     return made
 
 
