@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import api
 from runtime.container.lifecycle import Lifecycle
-from runtime.container.store import ContainerRecord, ContainerStore, OutputToCome
+from runtime.container.store import ContainerStore, OutputToCome
 from runtime.errors import Conflict, DiskFull, EngineError, NotFound, Unsupported
 from runtime.image.store import ImageStore
 from runtime.layout import Layout
@@ -75,8 +75,7 @@ class Engine:
             observer = Observer(self.layout, self.store, self.images, self.networks)
             records = self.store.all()
             for record in records:
-                if self.store.exit_is_pending(record.id):
-                    self.lifecycle.settle(record.id)
+                self.lifecycle.keep_end(record.id)
             return api.Snapshot(
                 containers=tuple(observer.container(record, deep) for record in records),
                 images=tuple(self.images.info(record) for record in self.images.list()),
@@ -229,83 +228,80 @@ class Engine:
 
     # ---- containers
 
-    def _find(self, reference: str) -> ContainerRecord:
-        return self.store.find(reference)
-
     def create_container(self, spec: api.ContainerSpec) -> str:
         with translated(f'create container "{spec.name}"'):
             return self.lifecycle.create(spec)
 
     def start_container(self, id: str) -> None:
         with translated(f'start container "{id}"'):
-            self.lifecycle.start(self._find(id).id)
+            self.lifecycle.start(self.store.find(id))
 
     def start_attached(self, id: str, stdio: tuple[int, int, int]) -> int:
         from runtime.container.foreground import run_foreground
 
         with translated(f'start container "{id}"'):
-            return run_foreground(self.lifecycle, self._find(id), stdio)
+            return run_foreground(self.lifecycle, self.store.get(self.store.find(id)), stdio)
 
     def stop_container(self, id: str, grace: float | None = None, by_hand: bool = False) -> None:
         with translated(f'stop container "{id}"'):
-            self.lifecycle.stop(self._find(id).id, grace, by_hand)
+            self.lifecycle.stop(self.store.find(id), grace, by_hand)
 
     def kill_container(self, id: str, signal: str = "SIGKILL", by_hand: bool = False) -> None:
         with translated(f'kill container "{id}"'):
-            self.lifecycle.kill(self._find(id).id, signal, by_hand)
+            self.lifecycle.kill(self.store.find(id), signal, by_hand)
 
     def pause_container(self, id: str) -> None:
         with translated(f'pause container "{id}"'):
-            self.lifecycle.pause(self._find(id).id)
+            self.lifecycle.pause(self.store.find(id))
 
     def unpause_container(self, id: str) -> None:
         with translated(f'unpause container "{id}"'):
-            self.lifecycle.unpause(self._find(id).id)
+            self.lifecycle.unpause(self.store.find(id))
 
     def remove_container(self, id: str, force: bool = False) -> None:
         with translated(f'remove container "{id}"'):
             try:
-                record = self._find(id)
+                found = self.store.find(id)
             except NotFound:
                 return
-            self.lifecycle.remove(record.id, force)
+            self.lifecycle.remove(found, force)
 
     def repair_container(self, id: str) -> None:
         with translated(f'repair container "{id}"'):
-            self.lifecycle.repair(self._find(id).id)
+            self.lifecycle.repair(self.store.find(id))
 
     def relabel_container(self, id: str, labels: api.Labels, declared: api.Json) -> None:
         with translated(f'relabel container "{id}"'):
-            self.store.relabel(self._find(id).id, dict(labels), declared)
+            self.store.relabel(self.store.find(id), dict(labels), declared)
 
     def wait_container(self, id: str, timeout: float | None = None) -> api.Run | None:
         with translated(f'wait for container "{id}"'):
-            return self.lifecycle.wait(self._find(id).id, timeout)
+            return self.lifecycle.wait(self.store.find(id), timeout)
 
     def set_health(self, id: str, health: api.Health, detail: str = "") -> None:
         with translated(f'record the health of container "{id}"'):
             try:
-                self.lifecycle.set_health(self._find(id).id, health, detail)
+                self.lifecycle.set_health(self.store.find(id), health, detail)
             except NotFound:
                 return
 
     def exec_capture(self, id: str, spec: api.ExecSpec, timeout: float) -> api.ExecResult:
         with translated(f'exec in container "{id}"'):
-            return self.executor.capture(self._find(id).id, spec, timeout)
+            return self.executor.capture(self.store.find(id), spec, timeout)
 
     def exec_attached(self, id: str, spec: api.ExecSpec, stdio: tuple[int, int, int]) -> int:
         with translated(f'exec in container "{id}"'):
-            return self.executor.attached(self._find(id).id, spec, stdio)
+            return self.executor.attached(self.store.find(id), spec, stdio)
 
     def logs(
         self, id: str, follow: bool = False, since: float = 0.0, until: float = 0.0, tail: int = -1
     ) -> Iterator[api.LogLine]:
         from runtime.supervise.logfile import read_log
 
-        record = self._find(id)
-        directory = f"{self.layout.container(record.id)}/log"
+        found = self.store.find(id)
+        directory = f"{self.layout.container(found)}/log"
 
-        for at, stream, line in read_log(directory, follow, since, until, tail, OutputToCome(self.store, record.id)):
+        for at, stream, line in read_log(directory, follow, since, until, tail, OutputToCome(self.store, found)):
             yield api.LogLine(at, "stdout" if stream == 1 else "stderr", line)
 
     def events(self, stop: Callable[[], bool]) -> Iterator[api.Event]:

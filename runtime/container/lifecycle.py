@@ -173,7 +173,7 @@ class Lifecycle:
         request = launch_request(
             id, spec, config, identity,
             hostname=hostname,
-            rootfs=rootfs.prepare(),
+            rootfs=rootfs.prepare(self.layout, f"{run}/merged"),
             mounts=container_mounts(record, rootfs, self.volumes, self.layout, texts),
             interfaces=interfaces,
             seccomp=filter_path,
@@ -214,6 +214,8 @@ class Lifecycle:
 
     def _forget_run(self, record: ContainerRecord) -> None:
         """Fold the former run into the record and clear its run-time files and claims."""
+        if not os.path.exists(self.layout.run_container(record.id)):
+            return
         self.store.close_run(record.id)
         if record.spec.networks:
             self.networks.detach(record.id)
@@ -237,6 +239,20 @@ class Lifecycle:
         self.client.running()
         while self.store.exit_is_pending(id) and time.monotonic() < deadline:
             time.sleep(0.005)
+
+    def keep_end(self, id: str) -> None:
+        """Make a finished run durable: a job that has completed must not run again after a boot.
+
+        Whoever holds the container's lock is changing it, and will see to its runs.
+        """
+        if self.store.exit_is_pending(id):
+            self.settle(id)
+        if self.store.has_unkept_end(id):
+            try:
+                with locked(f"{self.layout.locks}/container-{id}", timeout=0.0):
+                    self.store.close_run(id)
+            except (Unavailable, FileNotFoundError):
+                return
 
     # ---- stop, kill, pause
 

@@ -25,17 +25,16 @@ class Rootfs:
     def __init__(self, directory: str, lowers: Sequence[str]) -> None:
         self.lowers = list(lowers)
         self.upper = f"{directory}/upper"
-        self.work = f"{directory}/work"
-        self.merged = f"{directory}/merged"
         self.directory = directory
 
-    def prepare(self) -> dict[str, Any]:
-        overlay.prepare(self.directory)
+    def prepare(self, layout: Layout, merged: str) -> dict[str, Any]:
+        """The launch request's part. `merged` is where the container's own mount namespace mounts it all."""
+        writable = overlay.prepare(self.directory, merged)
         return {
-            "lowers": self.lowers,
-            "upper": self.upper,
-            "work": self.work,
-            "merged": self.merged,
+            "lowers": [*self.lowers, mount_points(layout)],
+            "upper": writable.upper,
+            "work": writable.work,
+            "merged": writable.merged,
             "volatile": True,
         }
 
@@ -43,6 +42,20 @@ class Rootfs:
         """The text of a file as the container would see it, at most 1 MiB; "" when there is none."""
         upper = self.upper if os.path.isdir(self.upper) else None
         return (overlay.read_in_layers(self.lowers, upper, path) or b"").decode("utf-8", "replace")
+
+
+def mount_points(layout: Layout) -> str:
+    """A layer below all others with the files and directories that every container has something mounted on.
+
+    Without it each start would make them in the writable layer, wait for the disk, and leave them there.
+    """
+    base = f"{layout.root}/mount-points"
+    if not os.path.exists(f"{base}/etc/hostname"):
+        for name in ("dev", "etc", "proc", "sys"):
+            os.makedirs(f"{base}/{name}", mode=0o755, exist_ok=True)
+        for name in ("hosts", "resolv.conf", "hostname"):
+            os.close(os.open(f"{base}/etc/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    return base
 
 
 def volume_targets(spec: api.ContainerSpec, config: dict[str, Any]) -> list[str]:

@@ -33,14 +33,15 @@ def read_json(path: str) -> Any:
         return None
 
 
-def write_json(path: str, value: Any, mode: int = 0o600) -> None:
+def write_json(path: str, value: Any) -> None:
     """Replace `path` atomically; no fsync: container records may be lost with the machine, never torn."""
+    write_text(path, json.dumps(value, separators=(",", ":")))
+
+
+def write_text(path: str, text: str) -> None:
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        os.write(fd, json.dumps(value, separators=(",", ":")).encode())
-    finally:
-        os.close(fd)
+    with open(temporary, "x", opener=_private) as file:
+        file.write(text)
     os.rename(temporary, path)
 
 
@@ -89,6 +90,23 @@ class ContainerRecord:
         """The replicas that share a published port and a name: those of one resource of one stack."""
         stack, resource = self.labels.get("holdfast.stack"), self.labels.get("holdfast.resource")
         return f"{stack}/{resource}" if stack and resource else self.id
+
+
+def _encode(record: ContainerRecord) -> str:
+    value = {
+        "id": record.id,
+        "image_id": record.image_id,
+        "created_at": record.created_at,
+        "labels": record.labels,
+        "declared": record.declared,
+        "anonymous": record.anonymous,
+        "spec": spec_to_json(record.spec),
+    }
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def spec_to_json(spec: api.ContainerSpec) -> dict[str, Any]:
@@ -161,28 +179,15 @@ class ContainerStore:
         own = process_start_time(os.getpid())
         temporary = f"{self.layout.containers}/.new-{os.getpid()}-{own}-{id}"
         os.mkdir(temporary, 0o711)
-        self._write(record, temporary)
+        with open(f"{temporary}/container.json", "x", opener=_private) as file:
+            file.write(_encode(record))
         os.rename(temporary, self.layout.container(id))
         return record
-
-    def _write(self, record: ContainerRecord, directory: str) -> None:
-        write_json(
-            f"{directory}/container.json",
-            {
-                "id": record.id,
-                "image_id": record.image_id,
-                "created_at": record.created_at,
-                "labels": record.labels,
-                "declared": record.declared,
-                "anonymous": record.anonymous,
-                "spec": spec_to_json(record.spec),
-            },
-        )
 
     def relabel(self, id: str, labels: dict[str, str], declared: Any) -> None:
         record = self.get(id)
         record.labels, record.declared = labels, declared
-        self._write(record, self.layout.container(id))
+        write_text(f"{self.layout.container(id)}/container.json", _encode(record))
 
     def get(self, id: str) -> ContainerRecord:
         """Raises NotFound."""
@@ -210,20 +215,23 @@ class ContainerStore:
                 continue
         return records
 
-    def find(self, reference: str) -> ContainerRecord:
-        """By id, by unambiguous prefix of an id, or by name (the newest of several). Raises NotFound or Conflict."""
-        if os.path.isdir(self.layout.container(reference)) and reference.isalnum():
-            return self.get(reference)
+    def find(self, reference: str) -> str:
+        """The id for an id, an unambiguous prefix of one, or a name (the newest of several).
+
+        Raises NotFound or Conflict. A whole id costs one look at its directory.
+        """
+        if reference.isalnum() and os.path.isdir(self.layout.container(reference)):
+            return reference
         records = self.all()
         named = [record for record in records if record.name == reference]
         if named:
-            return max(named, key=lambda record: record.created_at)
+            return max(named, key=lambda record: record.created_at).id
         if len(reference) >= 4:
             matching = [record for record in records if record.id.startswith(reference)]
             if len(matching) > 1:
                 raise Conflict(f'cannot find container "{reference}": several ids begin with it')
             if matching:
-                return matching[0]
+                return matching[0].id
         raise NotFound(f'cannot find container "{reference}": no such container', "holdfast container ls -a lists them")
 
     def discard(self, id: str) -> None:
@@ -269,6 +277,13 @@ class ContainerStore:
         starts, runs = self.runs(id)
         runs.append(api.Run(started_at=time.time()))
         self._write_runs(id, starts + 1, runs)
+
+    def has_unkept_end(self, id: str) -> bool:
+        """The exit record on tmpfs tells an end that the durable list does not have yet."""
+        if not os.path.exists(self.run_file(id, "exit")):
+            return False
+        value = read_json(f"{self.layout.container(id)}/runs.json")
+        return bool(value and value["runs"] and not value["runs"][-1]["finished_at"])
 
     def close_run(self, id: str, run: api.Run | None = None) -> None:
         """Fold the exit record (or `run`, when there is none) into the durable list."""

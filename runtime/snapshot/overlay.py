@@ -29,10 +29,13 @@ class Writable:
     merged: str
 
 
-def prepare(directory: str) -> Writable:
-    """Make upper, work and merged below `directory`, which is 0700: no host user may reach its set-uid programs."""
+def prepare(directory: str, merged: str = "") -> Writable:
+    """Make upper, work and merged below `directory`, which is 0700: no host user may reach its set-uid programs.
+
+    `merged` lies elsewhere when the caller names a place for it.
+    """
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    writable = Writable(f"{directory}/upper", f"{directory}/work", f"{directory}/merged")
+    writable = Writable(f"{directory}/upper", f"{directory}/work", merged or f"{directory}/merged")
     for path in (writable.upper, writable.work, writable.merged):
         try:
             os.mkdir(path, 0o755)
