@@ -14,7 +14,8 @@ from dataclasses import replace
 from reconciler.convergence import converge, destroy, plan_stack, preflight, refuse
 from reconciler.generations import Generations
 from reconciler.health import Prober
-from reconciler.model import LABEL_STACK, Desired
+from reconciler.labels import LABEL_STACK
+from reconciler.model import Desired
 from reconciler.observed import declared_part
 from reconciler.outcome import ConvergeOptions, Outcome, Progress, Tell
 from reconciler.status import Held

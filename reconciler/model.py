@@ -15,11 +15,6 @@ Json = Any
 Kind = Literal["image", "network", "volume", "config", "secret", "service", "job"]
 Condition = Literal["exists", "started", "healthy", "completed"]
 
-LABEL_STACK = "holdfast.stack"
-LABEL_RESOURCE = "holdfast.resource"
-LABEL_INDEX = "holdfast.index"
-LABEL_GENERATION = "holdfast.generation"
-LABEL_FINGERPRINT = "holdfast.fingerprint"
 FINGERPRINT_VERSION = 1
 
 

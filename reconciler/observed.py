@@ -11,18 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from reconciler.model import (
-    LABEL_FINGERPRINT,
-    LABEL_GENERATION,
-    LABEL_INDEX,
-    LABEL_RESOURCE,
-    LABEL_STACK,
-    Condition,
-    Json,
-    Key,
-    Kind,
-    Need,
-)
+from reconciler.labels import LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_INDEX, LABEL_RESOURCE, LABEL_STACK
+from reconciler.model import Condition, Json, Key, Kind, Need
 from runtime.api import ContainerState, Engine, ImageInfo, Labels, NetworkInfo, Snapshot, VolumeInfo
 
 _ID = re.compile(r"(sha256:)?[0-9a-f]{12,64}")

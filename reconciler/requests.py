@@ -6,17 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from reconciler.model import (
-    LABEL_FINGERPRINT,
-    LABEL_GENERATION,
-    LABEL_INDEX,
-    LABEL_RESOURCE,
-    LABEL_STACK,
-    Desired,
-    Json,
-    Key,
-    Resource,
-)
+from reconciler.labels import LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_INDEX, LABEL_RESOURCE, LABEL_STACK
+from reconciler.model import Desired, Json, Key, Resource
 from reconciler.observed import needs_to_json
 from runtime.api import (
     ArchiveRequest,

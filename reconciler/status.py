@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from reconciler.generations import Generation, Generations, Intent, RecordedEvent, read_desired
-from reconciler.model import LABEL_FINGERPRINT, LABEL_INDEX, LABEL_RESOURCE, LABEL_STACK, Desired, Resource
+from reconciler.labels import LABEL_FINGERPRINT, LABEL_INDEX, LABEL_RESOURCE, LABEL_STACK
+from reconciler.model import Desired, Resource
 from reconciler.restart import describe_end
 from runtime.api import ContainerState, Damage, Engine, Labels, Run, Snapshot
 

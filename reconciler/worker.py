@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from reconciler.executor import Result, WaitOptions, execute
 from reconciler.generations import Generation, read_desired
 from reconciler.health import Prober
+from reconciler.labels import LABEL_STACK
 from reconciler.lock import StackLocked, stack_lock
-from reconciler.model import LABEL_STACK, Desired, InputError, Key
+from reconciler.model import Desired, InputError, Key
 from reconciler.observed import Observed, sort_snapshot
 from reconciler.outcome import teller
 from reconciler.plan import Action, Plan

@@ -20,7 +20,7 @@ from reconciler.cli.output import confirm, json_option, note, print_json, yes_op
 from reconciler.cli.progress import make_progress
 from reconciler.cli.records import open_records
 from reconciler.cli.values import DURATION
-from reconciler.model import LABEL_STACK
+from reconciler.labels import LABEL_STACK
 
 if TYPE_CHECKING:
     from reconciler.convergence import Outcome

@@ -21,7 +21,7 @@ from reconciler.cli.output import (
     size,
 )
 from reconciler.cli.values import parse_pairs
-from reconciler.model import LABEL_STACK
+from reconciler.labels import LABEL_STACK
 
 if TYPE_CHECKING:
     from runtime.api import ImageInfo

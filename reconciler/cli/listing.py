@@ -10,7 +10,7 @@ import click
 from reconciler.cli.engine import engine
 from reconciler.cli.names import find_container, path_of, resource_of
 from reconciler.cli.output import age, iso_time, json_option, print_json, print_table, quiet_option
-from reconciler.model import LABEL_STACK
+from reconciler.labels import LABEL_STACK
 
 if TYPE_CHECKING:
     from runtime.api import ContainerState, Port

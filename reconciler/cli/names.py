@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from reconciler.cli.errors import FAILED, CommandFailed, describe, say_error
-from reconciler.model import LABEL_INDEX, LABEL_RESOURCE, LABEL_STACK
+from reconciler.labels import LABEL_INDEX, LABEL_RESOURCE, LABEL_STACK
 
 if TYPE_CHECKING:
     from runtime.api import ContainerState, ImageInfo, Labels, NetworkInfo, Snapshot, VolumeInfo

@@ -11,7 +11,7 @@ from reconciler.cli.engine import engine
 from reconciler.cli.names import find_network, for_each
 from reconciler.cli.output import iso_time, json_option, print_json, print_table, quiet_option
 from reconciler.cli.values import parse_pairs
-from reconciler.model import LABEL_STACK
+from reconciler.labels import LABEL_STACK
 
 if TYPE_CHECKING:
     from runtime.api import NetworkInfo

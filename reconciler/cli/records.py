@@ -15,7 +15,7 @@ from reconciler.cli.engine import engine, session
 from reconciler.cli.errors import CommandFailed
 from reconciler.cli.output import age, clean, iso_time, json_option, paint, print_json, print_table, quiet_option
 from reconciler.cli.values import MOMENT
-from reconciler.model import LABEL_STACK
+from reconciler.labels import LABEL_STACK
 
 if TYPE_CHECKING:
     from reconciler.generations import Generation, Generations

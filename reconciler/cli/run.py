@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -163,9 +163,7 @@ def _make_spec(options: dict[str, Any], *, auto_remove: bool) -> ContainerSpec:
 
     from reconciler.cli.options import container_spec
 
-    spec = container_spec(
-        {**options, "name": options["name"] or f"run-{secrets.token_hex(4)}"}, auto_remove=auto_remove
-    )
+    spec = container_spec({**options, "name": options["name"] or f"run-{os.urandom(4).hex()}"}, auto_remove=auto_remove)
     # What it was made from rides along for `inspect`; the engine keeps it without looking at it.
     described = asdict(spec)
     for bookkeeping in ("declared", "labels", "name", "auto_remove"):

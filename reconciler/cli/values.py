@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -49,6 +48,8 @@ def parse_moment(text: str, now: float | None = None) -> float:
         return present - parse_duration(text)
     except ValueError:
         pass
+    from datetime import UTC, datetime
+
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from reconciler.cli.engine import engine
 from reconciler.cli.names import find_volume, for_each
 from reconciler.cli.output import age, confirm, iso_time, json_option, print_json, print_table, quiet_option, yes_option
 from reconciler.cli.values import parse_pairs
-from reconciler.model import LABEL_STACK
+from reconciler.labels import LABEL_STACK
 
 if TYPE_CHECKING:
     from runtime.api import VolumeInfo
@@ -73,7 +73,7 @@ def create(name: str | None, driver: str, opt: tuple[str, ...], label: tuple[str
     from runtime.api import VolumeSpec
 
     spec = VolumeSpec(
-        name or secrets.token_hex(16), parse_pairs(label, "--label"), None, parse_pairs(opt, "--opt")
+        name or os.urandom(16).hex(), parse_pairs(label, "--label"), None, parse_pairs(opt, "--opt")
     )  # fmt: skip
     print(engine().create_volume(spec).name)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 
-from reconciler.model import LABEL_FINGERPRINT, LABEL_RESOURCE, Desired, Key
+from reconciler.labels import LABEL_FINGERPRINT, LABEL_RESOURCE
+from reconciler.model import Desired, Key
 from reconciler.observed import Observed
 from reconciler.plan import Blocked, Hold, Plan
 from reconciler.planner.connection import connect

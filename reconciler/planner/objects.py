@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from reconciler.differences import find_differences, show
-from reconciler.model import LABEL_FINGERPRINT, LABEL_STACK, Resource
+from reconciler.labels import LABEL_FINGERPRINT, LABEL_STACK
+from reconciler.model import Resource
 from reconciler.plan import Blocked, Reason, Verb
 from reconciler.planner.drafts import Draft
 from reconciler.planner.sheet import Sheet, damage_reasons

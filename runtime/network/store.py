@@ -14,7 +14,6 @@ from runtime.layout import Layout
 from runtime.lock import locked
 from runtime.network.addresses import Addresses
 from runtime.network.command import NamesProcess, NamesRunner
-from runtime.network.damage import bridge_damage, forwarding_damage, interface_damage
 from runtime.network.endpoint import Endpoint
 from runtime.network.firewall import Firewall
 from runtime.network.foreign import ForeignRules
@@ -117,6 +116,8 @@ class Networks:
         if not deep:
             return [self._info(record, []) for record in records]
         host, shared = Host(), self._shared_damage(records)
+        from runtime.network.damage import bridge_damage
+
         return [self._info(record, [*bridge_damage(record, host), *shared]) for record in records]
 
     def remove(self, name: str) -> None:
@@ -169,6 +170,8 @@ class Networks:
 
     def network_damage(self, name: str) -> Damages:
         record = self.records.get(name)
+        from runtime.network.damage import bridge_damage
+
         return [*bridge_damage(record, Host()), *self._shared_damage([record])]
 
     # ---- containers
@@ -202,6 +205,8 @@ class Networks:
 
     def container_damage(self, container_id: str, pid: int, host: Host | None = None) -> Damages:
         interfaces = self.addresses.interfaces(container_id)
+        from runtime.network.damage import interface_damage
+
         return interface_damage(pid, interfaces, host or Host()) if interfaces else []
 
     def repair_container(self, container_id: str, pid: int) -> None:
@@ -351,6 +356,8 @@ class Networks:
         self.names.start()
 
     def _shared_damage(self, records: Sequence[NetworkRecord]) -> Damages:
+        from runtime.network.damage import forwarding_damage
+
         found = forwarding_damage(any(subnet.version == 6 for record in records for subnet in record.subnets))
         found += [Damage("firewall rules", "as made", text) for text in self.firewall.damage()]
         found += [Damage("accept in another program's chain", text, "missing") for text in self.foreign.missing()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import select
 import socket
 import struct
@@ -50,7 +49,7 @@ class SupervisorClient:
         Raises StartFailed (125 set-up, 126 not executable, 127 not found). Running already is success.
         """
         # The token tells a repeated request from a new one, when the supervisor died after a short program had run.
-        message = {"op": "start", "id": id, "token": secrets.token_hex(6)}
+        message = {"op": "start", "id": id, "token": os.urandom(6).hex()}
         return self._ask(message, stdio or (), timeout=START_DEADLINE)
 
     def signal(self, id: str, signum: int) -> None:
@@ -98,7 +97,7 @@ class SupervisorClient:
 
         With "tty", `stdio` is unused and the session's `master` is the terminal. Raises StartFailed, NotFound.
         """
-        key = secrets.token_hex(6)
+        key = os.urandom(6).hex()
         path = f"{self.layout.run_container(id)}/exec-{key}.json"
         try:
             # Environment may hold secrets and be long: a private file on tmpfs, removed by the supervisor once read.

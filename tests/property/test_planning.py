@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from reconciler.executor import execute
 from reconciler.graph import edges_of
-from reconciler.model import LABEL_STACK, Desired, Key
+from reconciler.labels import LABEL_STACK
+from reconciler.model import Desired, Key
 from reconciler.observed import Observed, needs_to_json, observe
 from reconciler.plan import Plan, from_json, render, to_json
 from reconciler.planner import count_replicas, make_destroy_plan, make_plan

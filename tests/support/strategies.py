@@ -7,7 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from reconciler.model import LABEL_STACK, Condition, Desired, Key, Need, Resource
+from reconciler.labels import LABEL_STACK
+from reconciler.model import Condition, Desired, Key, Need, Resource
 from runtime.api import Damage
 from tests.support.desired import (
     STACK,

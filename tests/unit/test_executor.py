@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from reconciler.executor import Event, Outcome, Result, execute
-from reconciler.model import LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_STACK, Desired
+from reconciler.labels import LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_STACK
+from reconciler.model import Desired
 from reconciler.observed import observe
 from reconciler.planner import make_destroy_plan
 from runtime.errors import EngineError, InvalidSpec, PortBusy, Unavailable

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from reconciler.model import LABEL_RESOURCE, LABEL_STACK, Key, Need
+from reconciler.labels import LABEL_RESOURCE, LABEL_STACK
+from reconciler.model import Key, Need
 from reconciler.observed import observe
 from reconciler.plan import Hold
 from reconciler.planner import make_destroy_plan, make_plan
