@@ -50,14 +50,18 @@ class Layout:
         self.link_prefix = f"hf{self.id[:4]}"
 
     def create(self) -> None:
-        """Make the directories. The root is 0711, secrets 0700, run files 0700."""
+        """Make the directories. The root is 0711 for those that a bootstrap drops its privileges to.
+
+        Below, what containers write is for root alone: a host user who could walk to it would run the set-uid programs
+        that a container made, and read its volumes (CVE-2021-41091).
+        """
         os.makedirs(self.root, mode=0o711, exist_ok=True)
         for path in (
-            self.blobs, self.layers, self.images, self.ingest, self.build_cache, self.containers,
-            self.volumes, self.networks, self.configs, self.seccomp, self.trash,
+            self.blobs, self.layers, self.images, self.ingest, self.build_cache, self.networks, self.seccomp,
         ):  # fmt: skip
             os.makedirs(path, mode=0o711, exist_ok=True)
-        os.makedirs(self.secrets, mode=0o700, exist_ok=True)
+        for path in (self.containers, self.volumes, self.configs, self.secrets, self.trash):
+            os.makedirs(path, mode=0o700, exist_ok=True)
         self._forget_former_boot()
         os.makedirs(self.run, mode=0o700, exist_ok=True)
         for path in (self.run_containers, self.zone, self.locks):

@@ -47,7 +47,7 @@ class Volumes:
                 "driver_opts": dict(spec.driver_opts),
                 "created_at": present["created_at"] if present else time.time(),
             }
-            os.makedirs(directory, mode=0o711, exist_ok=True)
+            os.makedirs(directory, mode=0o700, exist_ok=True)
             self._write_durably(directory, value)
             if present is None:
                 os.makedirs(f"{directory}/_data", mode=0o755, exist_ok=True)
@@ -124,13 +124,17 @@ class Volumes:
                     f'cannot mount volume "{mount.source}": its device {options["device"]} is not a directory'
                 )
             entry["source"] = options["device"]
+            entry["read_only"] = mount.read_only or "ro" in options["o"].split(",")
         elif volume.damage:
             raise NotFound(
                 f'cannot mount volume "{mount.source}": its directory {volume.path} is missing',
                 "an apply or the agent makes it anew",
             )
         if mount.subpath:
-            entry["source"] = _beneath(entry["source"], mount.subpath, mount.source)
+            if entry["kind"] == "tmpfs":
+                raise InvalidSpec(f'cannot mount volume "{mount.source}": a tmpfs begins empty and has no subpath')
+            _check_beneath(entry["source"], mount.subpath, mount.source)
+            entry["subpath"] = mount.subpath
         return entry
 
 
@@ -140,7 +144,13 @@ def _check_driver(spec: api.VolumeSpec) -> None:
     if unknown:
         raise InvalidSpec(f'cannot create volume "{spec.name}": unknown driver option "{unknown[0]}"')
     kind = options.get("type", "")
-    binding = "bind" in options.get("o", "").split(",")
+    words = options.get("o", "").split(",")
+    binding = "bind" in words or "rbind" in words
+    if binding and (ignored := sorted(set(words) - {"bind", "rbind", "ro", "rw"})):
+        raise Unsupported(
+            f'cannot create volume "{spec.name}": option "{ignored[0]}" of a bind is not supported yet',
+            "bind, rbind, ro and rw are",
+        )
     if not options or kind == "tmpfs" or (kind in ("", "none") and binding and options.get("device")):
         return
     raise Unsupported(
@@ -149,11 +159,10 @@ def _check_driver(spec: api.VolumeSpec) -> None:
     )
 
 
-def _beneath(base: str, subpath: str, volume: str) -> str:
-    """`subpath` inside the volume, symbolic links included; a path that leads out of it is refused."""
+def _check_beneath(base: str, subpath: str, volume: str) -> None:
+    """For a clear message only: the launch resolves `subpath` again, beneath the volume, when it mounts it."""
     path = os.path.realpath(f"{base}/{subpath}")
     if path != os.path.realpath(base) and not path.startswith(os.path.realpath(base) + "/"):
         raise InvalidSpec(f'cannot mount volume "{volume}": subpath "{subpath}" leads out of it')
     if not os.path.exists(path):
         raise InvalidSpec(f'cannot mount volume "{volume}": subpath "{subpath}" does not exist in it')
-    return path

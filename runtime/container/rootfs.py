@@ -95,7 +95,8 @@ def _mount_entry(mount: api.Mount, rootfs: Rootfs, volumes: Volumes) -> dict[str
         }  # fmt: skip
     if mount.kind == "volume":
         entry = volumes.mount(mount)
-        if entry["kind"] == "bind" and not mount.nocopy and not mount.subpath:
+        sealed = entry["read_only"] and not mount.read_only  # by the volume's own options
+        if entry["kind"] == "bind" and not mount.nocopy and not mount.subpath and not sealed:
             fill_volume(entry["source"], rootfs, mount.target)
         return entry
     if not os.path.exists(mount.source):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 from collections.abc import Callable
 
 from runtime import api
 from runtime.container.lifecycle import Lifecycle, network_addresses
 from runtime.container.rootfs import Rootfs
 from runtime.container.spec import launch_request
-from runtime.container.store import new_id, process_start_time, read_json, write_json
+from runtime.container.store import OutputToCome, new_id, process_start_time, read_json, write_json
 from runtime.container.users import resolve_user
 from runtime.errors import NotFound
 from runtime.sandbox import capabilities, seccomp
@@ -112,10 +113,15 @@ def _follow(lifecycle: Lifecycle, id: str, output: Callable[[bytes], None], time
     deadline = None if timeout is None else time.monotonic() + timeout
     run = lifecycle.layout.run_container(id)
 
+    to_come = OutputToCome(lifecycle.store, id)
+
     def alive() -> bool:
-        if deadline is not None and time.monotonic() > deadline:
-            lifecycle.client.signal(id, signal.SIGKILL)
-        return not os.path.exists(f"{run}/exit") and bool(lifecycle.store.live_pid(id))
+        if deadline is not None and time.monotonic() > deadline and lifecycle.store.live_pid(id):
+            try:
+                lifecycle.client.signal(id, signal.SIGKILL)
+            except NotFound:
+                pass  # it ended by itself at this instant
+        return to_come()
 
     for _, _, line in read_log(f"{run}/log", True, 0.0, 0.0, -1, alive):
         output(line)
@@ -141,14 +147,26 @@ def end_step(lifecycle: Lifecycle, id: str) -> None:
 
 
 def _forget_mount_points(lowers: list[str], upper: str) -> None:
-    """The empty files on which /etc/hosts and /etc/resolv.conf were mounted do not belong to the layer."""
-    for path in STEP_FILES:
-        point = f"{upper}{path}"
-        try:
-            if os.path.getsize(point) == 0 and overlay.path_in_layers(lowers, None, path) is None:
-                os.unlink(point)
-        except OSError:
-            continue
+    """The empty files on which /etc/hosts and /etc/resolv.conf were mounted do not belong to the layer.
+
+    The step may have made /etc a link to a directory of the host's: nothing here follows one.
+    """
+    try:
+        folder = os.open(f"{upper}/etc", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        for path in STEP_FILES:
+            name = os.path.basename(path)
+            try:
+                info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                empty = stat.S_ISREG(info.st_mode) and info.st_size == 0
+                if empty and overlay.path_in_layers(lowers, None, path) is None:
+                    os.unlink(name, dir_fd=folder)
+            except OSError:
+                continue
+    finally:
+        os.close(folder)
     try:
         if overlay.path_in_layers(lowers, None, "/etc") is None:
             os.rmdir(f"{upper}/etc")
