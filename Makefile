@@ -22,7 +22,9 @@ TEST_TOOLS := busybox:busybox-static ip:iproute2 dot:graphviz
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 22
 
+# Compiled ahead: a host that writes no bytecode (PYTHONDONTWRITEBYTECODE) would compile all of it for each command.
 setup: $(VENV)/.run-tools $(VENV)/.installed ## system packages that are missing, .venv and .venv/bin/holdfast
+	@$(BIN)/python -m compileall -q reconciler runtime schemas
 
 test-setup: setup $(VENV)/.test-tools $(VENV)/.dev-installed ## the same for the test suite
 
