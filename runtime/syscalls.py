@@ -52,8 +52,8 @@ MACHINE = os.uname().machine
 
 # Calls from 424 on have one number everywhere; the older ones differ.
 _NUMBERS = {
-    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321},
-    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280},
+    "x86_64": {"rt_sigaction": 13, "pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321},
+    "aarch64": {"pivot_root": 41, "rt_sigaction": 134, "keyctl": 219, "seccomp": 277, "bpf": 280},
 }.get(MACHINE, {})
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 _CLONE3, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 435, 436, 437, 442
@@ -72,6 +72,14 @@ def _checked(result: int, subject: str | bytes | None = None) -> int:
 def _call(number: int, *arguments: object) -> int:
     """Integers go as longs: ctypes would cut them to 32 bits."""
     return int(_syscall(ctypes.c_long(number), *(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)))
+
+
+def reset_libc_signals() -> None:
+    """Default action for 32 and 33. libc keeps them to itself, and a program started by posix_spawn (make is one that
+    does so) finds them ignored: without this, so would everything started from it. See sigaction(2), signal(7)."""
+    nothing = (ctypes.c_ulong * 4)()  # SIG_DFL, no flags, no restorer, empty mask
+    for number in (32, 33):
+        _call(_number("rt_sigaction"), number, ctypes.byref(nothing), None, 8)
 
 
 def _number(name: str) -> int:

@@ -126,6 +126,7 @@ def _leave_caller(run_directory: str) -> None:
             signal.signal(each, signal.SIG_DFL)
         except (OSError, ValueError):
             continue
+    syscalls.reset_libc_signals()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     notes = os.open(f"{run_directory}/keeper.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
