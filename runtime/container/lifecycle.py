@@ -14,10 +14,10 @@ import time
 from typing import Any
 
 from runtime import api
+from runtime.container.checks import check_spec
 from runtime.container.rootfs import Rootfs, container_mounts, volume_targets
 from runtime.container.spec import (
     SecurityOptions,
-    argument_vector,
     health_check,
     launch_request,
     resources_request,
@@ -413,24 +413,6 @@ class Lifecycle:
 
 def image_config(image: ImageRecord) -> dict[str, Any]:
     return image.config.get("config") or {}
-
-
-def check_spec(spec: api.ContainerSpec, config: dict[str, Any]) -> None:
-    """Everything in the spec that can be refused before anything is made."""
-    argument_vector(spec, config)
-    signal_number(spec.stop_signal or config.get("StopSignal"))
-    SecurityOptions(spec.security_opt, spec.privileged)
-    capabilities.resolve(list(spec.cap_add), list(spec.cap_drop), spec.privileged)
-    for mount in spec.mounts:
-        if mount.kind == "bind" and not os.path.exists(mount.source):
-            raise InvalidSpec(
-                f'cannot create container "{spec.name}": bind source {mount.source} does not exist',
-                "create it first; a missing bind source is never made up",
-            )
-    targets = [os.path.normpath(mount.target) for mount in spec.mounts]
-    for target in targets:
-        if targets.count(target) > 1:
-            raise InvalidSpec(f'cannot create container "{spec.name}": two mounts at {target}')
 
 
 def network_addresses(

@@ -57,13 +57,14 @@ def signal_number(name: str | None, otherwise: int = signal.SIGTERM) -> int:
     if not name:
         return otherwise
     text = name.upper()
-    if text.isdigit() and 0 < int(text) <= signal.SIGRTMAX:
+    if text.isascii() and text.isdigit() and len(text) < 4 and 0 < int(text) <= signal.SIGRTMAX:
         return int(text)
     base, plus, offset = text.removeprefix("SIG").partition("+")
     number = getattr(signal, f"SIG{base}", None)
-    if not isinstance(number, signal.Signals) or (plus and not offset.isdigit()):
+    shift = int(offset) if offset.isascii() and offset.isdigit() and len(offset) < 4 else -1
+    if not isinstance(number, signal.Signals) or (plus and not 0 <= shift <= signal.SIGRTMAX - number):
         raise InvalidSpec(f'cannot use signal "{name}": no such signal')
-    return int(number) + (int(offset) if plus else 0)
+    return int(number) + (shift if plus else 0)
 
 
 def health_check(spec: api.ContainerSpec, config: dict[str, Any]) -> api.HealthCheck | None:
