@@ -58,9 +58,13 @@ def plan_stack(
     held: Mapping[Key, Hold] | None = None,
     now: float | None = None,
     changed: bool | None = None,
+    deep: bool = True,
 ) -> tuple[Plan, Observed]:
-    """What an apply of `desired` would do now; touches nothing. `changed`: new input, which ends suspensions."""
-    observed = observe(engine, desired.stack)
+    """What an apply of `desired` would do now; touches nothing. `changed`: new input, which ends suspensions.
+
+    `deep=False` does not look for damage.
+    """
+    observed = observe(engine, desired.stack, deep)
     if changed is None:
         wanted = generations.wanted(desired.stack)
         changed = wanted is None or wanted.digest != desired_identity(desired)
@@ -243,6 +247,7 @@ class _Convergence:
         return plan_stack(
             self.engine, self.generations, self.desired,
             prune=self.options.prune, allow_deletions=self.options.allow_deletions, now=self.clock(), changed=False,
+            deep=False,  # the first look of this converge was deep, and what was made since is a second old
         )  # fmt: skip
 
     def _probing(self) -> Prober:

@@ -167,6 +167,7 @@ class ContainerStore:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+        self._known: dict[str, tuple[tuple[int, int, int], ContainerRecord]] = {}
 
     # ---- durable records
 
@@ -185,13 +186,30 @@ class ContainerStore:
         return record
 
     def relabel(self, id: str, labels: dict[str, str], declared: Any) -> None:
-        record = self.get(id)
+        path = f"{self.layout.container(id)}/container.json"
+        record = self._read(id, path)
         record.labels, record.declared = labels, declared
-        write_text(f"{self.layout.container(id)}/container.json", _encode(record))
+        write_text(path, _encode(record))
 
     def get(self, id: str) -> ContainerRecord:
         """Raises NotFound."""
-        value = read_json(f"{self.layout.container(id)}/container.json")
+        path = f"{self.layout.container(id)}/container.json"
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            self._known.pop(id, None)
+            raise NotFound(f'cannot find container "{id}": no such container') from None
+        # Records are replaced by rename only: the same inode, time and size is the same record.
+        version = (status.st_ino, status.st_mtime_ns, status.st_size)
+        known = self._known.get(id)
+        if known is not None and known[0] == version:
+            return known[1]
+        record = self._read(id, path)
+        self._known[id] = (version, record)
+        return record
+
+    def _read(self, id: str, path: str) -> ContainerRecord:
+        value = read_json(path)
         if value is None:
             raise NotFound(f'cannot find container "{id}": no such container')
         spec = spec_from_json(value["spec"], value["labels"], value["declared"])
