@@ -64,7 +64,7 @@ def plan_stack(
 
     `deep=False` does not look for damage.
     """
-    observed = observe(engine, desired.stack, deep)
+    observed = observe(engine, desired.stack, deep=deep)
     if changed is None:
         wanted = generations.wanted(desired.stack)
         changed = wanted is None or wanted.digest != desired_identity(desired)
