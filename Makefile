@@ -13,9 +13,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 PYTEST_ARGS ?=
 export DEBIAN_FRONTEND := noninteractive
 
-# command:package, what the product calls at run time, and what only its tests call
+# command:package or file:package, what the product calls at run time, and what only its tests call or compare with
 RUN_TOOLS := mmdebstrap:mmdebstrap nft:nftables git:git
-TEST_TOOLS := busybox:busybox-static ip:iproute2 dot:graphviz
+TEST_TOOLS := busybox:busybox-static ip:iproute2 dot:graphviz iptables-legacy:iptables skopeo:skopeo \
+  /usr/share/containers/seccomp.json:golang-github-containers-common
 
 .PHONY: help setup test-setup demo demo-down test lint bench schemas lock clean
 
@@ -38,7 +39,7 @@ $(VENV)/bin/python:
 define install_tools
 	missing=()
 	for pair in $(1); do
-	  PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}")
+	  PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair%%:*}" >/dev/null || [ -f "$${pair%%:*}" ] || missing+=("$${pair##*:}")
 	done
 	if [ "$${#missing[@]}" -gt 0 ]; then
 	  command -v apt-get >/dev/null || { echo "cannot install $${missing[*]}: no apt-get here; install them by hand" >&2; exit 1; }
