@@ -228,6 +228,17 @@ class Engine:
 
     # ---- containers
 
+    def find_container(self, id: str) -> api.ContainerState | None:
+        from runtime.observe import Observer
+
+        with translated(f'look at container "{id}"'):
+            try:
+                record = self.store.get(self.store.find(id))
+            except NotFound:
+                return None
+            self.lifecycle.keep_end(record.id)
+            return Observer(self.layout, self.store, self.images, self.networks).container(record, deep=False)
+
     def create_container(self, spec: api.ContainerSpec) -> str:
         with translated(f'create container "{spec.name}"'):
             return self.lifecycle.create(spec)
@@ -328,12 +339,13 @@ class Engine:
 
     def collect_garbage(self) -> None:
         from runtime.cgroup import sweep_cgroups
+        from runtime.container.remains import collect_remains
         from runtime.container.step import collect_steps
         from runtime.snapshot.overlay import empty_trash
 
         with translated("clean the state root"):
             self.images.recover()
-            self.lifecycle.collect()
+            collect_remains(self.lifecycle)
             collect_steps(self.lifecycle)
             live = self.live_ids()
             self.networks.collect_garbage(live)

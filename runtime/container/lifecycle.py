@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import signal
 import time
 from typing import Any
@@ -27,7 +26,6 @@ from runtime.container.store import (
     ContainerRecord,
     ContainerStore,
     new_id,
-    process_start_time,
     read_json,
     run_from_exit,
     write_json,
@@ -72,8 +70,6 @@ class Lifecycle:
             )
         config = image_config(image)
         check_spec(spec, config)
-        if "holdfast.stack" not in spec.labels:
-            self._refuse_second_name(spec.name)
         if spec.network_mode == "bridge" and not spec.networks:
             spec = dataclasses.replace(spec, networks=(api.Attachment(self.networks.ensure_default().name),))
         store = self.store
@@ -92,12 +88,22 @@ class Lifecycle:
                     mounts[unnamed[number]] = _with_source(old, name)
                 else:
                     mounts.append(api.Mount("volume", target, name))
-        for mount in mounts:
-            if mount.kind == "volume":
-                self._ensure_volume(mount.source, mount.source in anonymous)
         if tuple(mounts) != spec.mounts:
             spec = _with_mounts(spec, tuple(mounts))
-        return store.add(spec, image.id, anonymous, record_id).id
+        try:
+            for mount in mounts:
+                if mount.kind == "volume":
+                    self._ensure_volume(mount.source, mount.source in anonymous)
+            if "holdfast.stack" in spec.labels:
+                return store.add(spec, image.id, anonymous, record_id).id
+            # Two commands at once must not both find the name free.
+            with locked(f"{self.layout.locks}/container-names"):
+                self._refuse_second_name(spec.name)
+                return store.add(spec, image.id, anonymous, record_id).id
+        except BaseException:
+            for name in anonymous:
+                self.volumes.remove(name)
+            raise
 
     def _refuse_second_name(self, name: str) -> None:
         for record in self.store.all():
@@ -120,17 +126,21 @@ class Lifecycle:
         with self._lock(id):
             record = self.store.get(id)
             if self.store.live_pid(id):
+                if os.path.exists(self.store.run_file(id, "paused")):
+                    raise Conflict(f'cannot start container "{record.name}": it is paused', "unpause it")
                 return
             self.settle(id)
             self.store.set_intent(id, "")
             self._forget_run(record)
             try:
                 self._launch(record, stdin, stdio)
-            except EngineError as error:
-                self._end_half_started(id)
-                self._give_back(record)
-                failed = api.Run(time.time(), time.time(), getattr(error, "exit_code", 125), refused=True)
-                self.store.close_run(id, failed)
+            except BaseException as error:
+                try:
+                    self._end_half_started(id)
+                finally:
+                    self._give_back(record)
+                    failed = api.Run(time.time(), time.time(), getattr(error, "exit_code", 125), refused=True)
+                    self.store.close_run(id, failed)
                 raise
 
     def _end_half_started(self, id: str) -> None:
@@ -262,13 +272,15 @@ class Lifecycle:
             self.store.set_intent(id, "stop")
         with self._lock(id):
             record = self.store.get(id)
+            if by_hand:
+                self.store.set_intent(id, "stop")  # a start that held the lock has cleared it
             if not self.store.live_pid(id):
                 self.settle(id)
                 self._end(record)
                 return
             self._withdraw(record)
             if os.path.exists(self.store.run_file(id, "paused")):
-                self.unpause(id)
+                self._thaw(id)
             image = self.images.get(record.image_id)
             config = image_config(image) if image else {}
             self._signal(id, signal_number(record.spec.stop_signal or config.get("StopSignal")))
@@ -307,15 +319,30 @@ class Lifecycle:
         self.client.signal(id, number)
 
     def pause(self, id: str) -> None:
-        record = self.store.get(id)
-        if not self.store.live_pid(id):
-            raise Conflict(f'cannot pause container "{record.name}": it is not running')
-        self.client.freeze(id)
-        write_json(self.store.run_file(id, "paused"), {"time": time.time()})
+        with self._lock(id):
+            record = self.store.get(id)
+            if not self.store.live_pid(id):
+                raise Conflict(f'cannot pause container "{record.name}": it is not running')
+            # Said first: a stop must know that it has to thaw, also when we are killed in between.
+            write_json(self.store.run_file(id, "paused"), {"time": time.time()})
+            try:
+                self.client.freeze(id)
+            except EngineError:
+                self._thaw(id)
+                raise
 
     def unpause(self, id: str) -> None:
-        self.store.get(id)
-        self.client.thaw(id)
+        with self._lock(id):
+            record = self.store.get(id)
+            if not self.store.live_pid(id):
+                raise Conflict(f'cannot unpause container "{record.name}": it is not running')
+            self._thaw(id)
+
+    def _thaw(self, id: str) -> None:
+        try:
+            self.client.thaw(id)
+        except NotFound:
+            pass  # it ended meanwhile
         try:
             os.unlink(self.store.run_file(id, "paused"))
         except FileNotFoundError:
@@ -344,7 +371,7 @@ class Lifecycle:
             try:
                 record = self.store.get(id)
             except NotFound:
-                self._forget_lock(id)
+                self.forget_lock(id)
                 return
             if self.store.live_pid(id):
                 if not force:
@@ -363,12 +390,12 @@ class Lifecycle:
             self.store.discard(id)
             for name in record.anonymous:
                 self.volumes.remove(name)
-        self._forget_lock(id)
+        self.forget_lock(id)
 
     def _lock(self, id: str) -> Any:
         return locked(f"{self.layout.locks}/container-{id}", timeout=120.0)
 
-    def _forget_lock(self, id: str) -> None:
+    def forget_lock(self, id: str) -> None:
         """A removed container's lock may go: whoever waits for it finds no container afterwards."""
         try:
             os.unlink(f"{self.layout.locks}/container-{id}")
@@ -398,17 +425,6 @@ class Lifecycle:
         write_json(self.store.run_file(id, "health"), {"health": health, "detail": detail[-500:], "time": time.time()})
         if record.spec.networks and (before is None or before["health"] != health):
             self.networks.set_health(id, health)
-
-    def collect(self) -> None:
-        """Half-made records of dead processes, run directories without a record, finished --rm containers."""
-        for name in os.listdir(self.layout.containers):
-            if name.startswith(".new-"):
-                _, pid, started, _ = name[1:].split("-", 3)
-                if process_start_time(int(pid)) != int(started):
-                    shutil.rmtree(f"{self.layout.containers}/{name}", ignore_errors=True)
-        for record in self.store.all():
-            if record.spec.auto_remove and self.store.runs(record.id)[1] and not self.store.live_pid(record.id):
-                self.remove(record.id)
 
 
 def image_config(image: ImageRecord) -> dict[str, Any]:

@@ -189,7 +189,10 @@ class ContainerStore:
         path = f"{self.layout.container(id)}/container.json"
         record = self._read(id, path)
         record.labels, record.declared = labels, declared
-        write_text(path, _encode(record))
+        try:
+            write_text(path, _encode(record))
+        except FileNotFoundError:
+            raise NotFound(f'cannot relabel container "{record.name}": it was removed meanwhile') from None
 
     def get(self, id: str) -> ContainerRecord:
         """Raises NotFound."""
@@ -226,7 +229,10 @@ class ContainerStore:
 
     def all(self) -> list[ContainerRecord]:
         records = []
-        for id in self.ids():
+        ids = self.ids()
+        for gone in set(self._known).difference(ids):
+            self._known.pop(gone, None)  # removed by another process
+        for id in ids:
             try:
                 records.append(self.get(id))
             except NotFound:
@@ -264,7 +270,10 @@ class ContainerStore:
     def set_intent(self, id: str, intent: str) -> None:
         path = f"{self.layout.container(id)}/intent"
         if intent:
-            write_json(path, {"intent": intent, "time": time.time()})
+            try:
+                write_json(path, {"intent": intent, "time": time.time()})
+            except FileNotFoundError:
+                raise NotFound(f'cannot mark container "{id[:12]}": it was removed meanwhile') from None
         else:
             try:
                 os.unlink(path)
