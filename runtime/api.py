@@ -425,6 +425,10 @@ class Engine(Protocol):
         ...
 
     # containers
+    def find_container(self, id: str) -> ContainerState | None:
+        """One container as `snapshot(deep=False)` shows it; None when it does not exist."""
+        ...
+
     def create_container(self, spec: ContainerSpec) -> str: ...
     def start_container(self, id: str) -> None:
         """Returns when the program has been exec'd; raises StartFailed, PortBusy, …; a no-op while running."""

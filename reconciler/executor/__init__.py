@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from reconciler.executor.proof import Look, NoProber, Prober, Proof, ProofResult
+from reconciler.executor.proof import NoProber, Prober, Proof, ProofResult
 from reconciler.executor.steps import StepFailed, Steps
 from reconciler.model import Desired, Key
 from reconciler.plan import Action, Plan, Wait
@@ -152,7 +152,6 @@ class _Execution:
         self.made: dict[Key, dict[int, str]] = {}
         self.proofs: dict[tuple[str, str], Proof] = {}
         self.proving = 0
-        self.look = Look(engine)
         probe = wait.probe or NoProber(engine)
         self.steps = Steps(desired, plan.stack, engine, generation, self._prove_successor)
         self.engine = engine
@@ -303,9 +302,7 @@ class _Execution:
         with self.lock:
             proof = self.proofs.get((id, condition))
             if proof is None:
-                proof = Proof(
-                    self.engine, self.look, self.probe, id, condition, self.wait, self.deadline, self.asked_to_stop
-                )
+                proof = Proof(self.engine, self.probe, id, condition, self.wait, self.deadline, self.asked_to_stop)
                 self.proofs[id, condition] = proof
                 proof.start()
             return proof
@@ -313,7 +310,7 @@ class _Execution:
     def _prove_successor(self, action: Action, id: str) -> None:
         """Before the old container goes: the new one is healthy, or accepts, or has run for a moment."""
         self._tell(Event("waiting", action, "its successor is being proven"))
-        proof = Proof(self.engine, self.look, self.probe, id, "proven", self.wait, None, self.asked_to_stop)
+        proof = Proof(self.engine, self.probe, id, "proven", self.wait, None, self.asked_to_stop)
         result = proof.check()
         self._note(action, result)
         if result.verdict != "ok":

@@ -42,7 +42,7 @@ class NoProber:
     ) -> tuple[Health, str]:
         end = time.monotonic() + timeout
         while True:
-            state = find_container(self.engine, id)
+            state = self.engine.find_container(id)
             if state is None or state.status not in ("running", "paused"):
                 return "unknown", ""
             if state.health in ("healthy", "unhealthy"):
@@ -50,24 +50,6 @@ class NoProber:
             if stop() or time.monotonic() >= end:
                 return "starting", state.health_detail
             time.sleep(0.05)
-
-
-class Look:
-    """Looks at the engine for many proofs at once: one snapshot answers all who ask about the time before it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._lock = threading.Lock()
-        self._began = -1.0
-        self._states: dict[str, ContainerState] = {}
-
-    def find(self, id: str, since: float) -> ContainerState | None:
-        """The container as it was at some time after `since` (monotonic)."""
-        with self._lock:
-            if self._began < since:
-                self._began = time.monotonic()
-                self._states = {state.id: state for state in self.engine.snapshot(deep=False).containers}
-            return self._states.get(id)
 
 
 class Limits(Protocol):
@@ -94,14 +76,12 @@ class Proof:
     """One wait for one container, on a thread of its own.
 
     `condition`: started, healthy, completed, or proven (healthy; or its published TCP ports accept; or it has run for a
-    moment). `deadline` None: the proof's own limit. `since`: when what is to be proven was known to have begun, which
-    lets proofs that begin together share their looks at the engine.
+    moment). `deadline` None: the proof's own limit. `since`: when what is to be proven was known to have begun.
     """
 
     def __init__(
         self,
         engine: Engine,
-        look: Look,
         prober: Prober,
         id: str,
         condition: str,
@@ -111,7 +91,6 @@ class Proof:
         since: float | None = None,
     ) -> None:
         self.engine = engine
-        self.look = look
         self.prober = prober
         self.id = id
         self.condition = condition
@@ -157,7 +136,7 @@ class Proof:
     def check(self) -> ProofResult:
         if self.condition == "completed":
             return self._completes()
-        state = self.look.find(self.id, self.since)
+        state = self.engine.find_container(self.id)
         if state is None:
             return ProofResult("failed", "is gone")
         if self.condition == "started":
@@ -196,11 +175,11 @@ class Proof:
                 return ProofResult("late", "it still runs")
 
     def _runs_for(self, seconds: float) -> ProofResult:
-        """One look for all who wait for their moment: cheaper than to wait for each container's end."""
+        """Sleep and look: cheaper than to wait for each container's end."""
         end = self.since + seconds
         while (left := end - time.monotonic()) > 0 and not self.stop():
             time.sleep(min(left, 0.1))
-        state = self.look.find(self.id, min(end, time.monotonic()))
+        state = self.engine.find_container(self.id)
         if state is None:
             return ProofResult("failed", "is gone")
         if state.status == "stopped" and state.last_run is not None:
@@ -260,10 +239,6 @@ class Proof:
                 ports_text = ", ".join(map(str, waiting))
                 return ProofResult("ok", warning=f"its published port {ports_text} accepts no connection yet")
             pause = min(pause * 2, LONGEST_RETRY)
-
-
-def find_container(engine: Engine, id: str) -> ContainerState | None:
-    return next((state for state in engine.snapshot(deep=False).containers if state.id == id), None)
 
 
 def _reachable_address(state: ContainerState) -> str:

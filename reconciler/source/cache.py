@@ -204,7 +204,7 @@ def _check_surroundings(kept: Any, engine: Engine) -> None:
         if (found.present, found.probed) != (present, probed):
             raise _Changed
     if kept["networks"] is not None:
-        snapshot = engine.snapshot()
+        snapshot = engine.snapshot(deep=False)
         if kept["networks"] != sorted(n.name for n in snapshot.networks) or kept["volumes"] != sorted(
             v.name for v in snapshot.volumes
         ):

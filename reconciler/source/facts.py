@@ -120,7 +120,7 @@ class _Gathering:
         external = {d.kind for d in self.documents if d.kind in ("Network", "Volume") and d.spec.external}
         if not external:
             return None, None
-        snapshot = self.engine.snapshot()
+        snapshot = self.engine.snapshot(deep=False)
         return frozenset(n.name for n in snapshot.networks), frozenset(v.name for v in snapshot.volumes)
 
 

@@ -197,6 +197,12 @@ class FakeEngine:
                 tuple(self._volume(name) for name in self._volumes),
             )
 
+    def find_container(self, id: str) -> api.ContainerState | None:
+        with self._changed:
+            self._settle()
+            container = self._containers.get(id)
+            return self._state(container) if container is not None else None
+
     def _image_infos(self) -> tuple[api.ImageInfo, ...]:
         return tuple(self._images.values())
 
