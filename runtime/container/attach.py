@@ -22,7 +22,7 @@ def raw_terminal(fd: int) -> Iterator[None]:
         return
     saved = termios.tcgetattr(fd)
     try:
-        tty.setraw(fd)
+        tty.setraw(fd, termios.TCSADRAIN)  # the default would throw away what was typed before
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, saved)
