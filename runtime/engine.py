@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from runtime.image.store import ImageStore
 from runtime.layout import Layout
 from runtime.network import Networks
 from runtime.supervise.client import SupervisorClient
+from runtime.supervise.wire import write_all
 from runtime.volume import Volumes
 
 KEPT_BUILD_CACHE = 7 * 86400.0
@@ -116,8 +117,9 @@ class Engine:
         return build(self.images, request, name, labels, declared, progress, step, self.layout)
 
     def find_image(self, name: str) -> api.ImageInfo | None:
-        record = self.images.get(name)
-        return self.images.info(record) if record else None
+        with translated(f'find image "{name}"'):
+            record = self.images.get(name)
+            return self.images.info(record) if record else None
 
     def tag_image(self, name: str, new_name: str) -> None:
         with translated(f'tag image "{name}"'):
@@ -222,8 +224,13 @@ class Engine:
             path = f"{self.layout.secrets if secret else self.layout.configs}/{digest}"
             if not os.path.exists(path):
                 temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
-                _write_durably(temporary, content)
-                os.rename(temporary, path)
+                try:
+                    _write_durably(temporary, content)
+                    os.rename(temporary, path)
+                except BaseException:
+                    with suppress(FileNotFoundError):
+                        os.unlink(temporary)
+                    raise
             return digest
 
     # ---- containers
@@ -312,8 +319,14 @@ class Engine:
         found = self.store.find(id)
         directory = f"{self.layout.container(found)}/log"
 
-        for at, stream, line in read_log(directory, follow, since, until, tail, OutputToCome(self.store, found)):
-            yield api.LogLine(at, "stdout" if stream == 1 else "stderr", line)
+        lines = read_log(directory, follow, since, until, tail, OutputToCome(self.store, found))
+        while True:
+            # Around each step, not the loop: what the caller does with a line is not ours to translate.
+            with translated(f'read the log of container "{id}"'):
+                line = next(lines, None)
+            if line is None:
+                return
+            yield api.LogLine(line[0], "stdout" if line[1] == 1 else "stderr", line[2])
 
     def events(self, stop: Callable[[], bool]) -> Iterator[api.Event]:
         from runtime.container.events import watch_events
@@ -324,12 +337,14 @@ class Engine:
 
     def preflight(self, ports: Sequence[api.Port], labels: api.Labels) -> list[str]:
         group = f"{labels.get('holdfast.stack')}/{labels.get('holdfast.resource')}"
-        return self.networks.busy_ports(ports, group)
+        with translated("look at ports"):
+            return self.networks.busy_ports(ports, group)
 
     def info(self) -> api.Json:
         from runtime.system import describe_host
 
-        return describe_host(self.layout, self.networks)
+        with translated("look at the host"):
+            return describe_host(self.layout, self.networks)
 
     def disk_usage(self) -> api.Json:
         from runtime.system import disk_usage
@@ -368,7 +383,7 @@ class Engine:
 def _write_durably(path: str, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, content)
+        write_all(fd, content)
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -85,11 +85,13 @@ class Executor:
             os.close(null)
             os.close(write_end)
         output = bytearray()
+        ready = select.poll()  # an agent may have more descriptors open than select(2) can tell apart
+        ready.register(read_end, select.POLLIN)
         deadline = time.monotonic() + timeout
         try:
             while (left := deadline - time.monotonic()) > 0:
                 # A background child may keep the pipe open; the program's own end is what counts.
-                if select.select([read_end], [], [], min(left, 0.02))[0]:
+                if ready.poll(min(left, 0.02) * 1000):
                     data = os.read(read_end, CHUNK)
                     if len(output) < KEPT_OUTPUT:
                         output += data[: KEPT_OUTPUT - len(output)]

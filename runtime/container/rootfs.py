@@ -16,6 +16,7 @@ from runtime.container.store import ContainerRecord
 from runtime.errors import InvalidSpec, NotFound, Unsupported
 from runtime.layout import Layout
 from runtime.snapshot import overlay
+from runtime.supervise.wire import write_all
 from runtime.volume import Volumes
 
 
@@ -167,7 +168,7 @@ def _write(path: str, content: bytes, mode: int) -> None:
         pass
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        os.write(fd, content)
+        write_all(fd, content)
         os.fchmod(fd, mode)
     finally:
         os.close(fd)

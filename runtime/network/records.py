@@ -13,6 +13,7 @@ from runtime.api import NetworkSpec
 from runtime.errors import InvalidSpec, NotFound
 from runtime.layout import Layout
 from runtime.network.ipam import Subnet
+from runtime.supervise.wire import write_all
 from runtime.value import value
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
@@ -65,7 +66,7 @@ def write_text(path: str, text: str, durable: bool = False) -> None:
     temporary = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}.{os.urandom(3).hex()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, text.encode())
+        write_all(fd, text.encode())
         if durable:
             os.fsync(fd)
     finally:

@@ -308,7 +308,7 @@ class ExecSession:
         try:
             if self._connection is None:
                 self._connection = self._reconnect()
-            if not select.select([self._connection], [], [], timeout)[0]:
+            if not _is_readable(self._connection, timeout):
                 return None
             answer, _ = wire.receive(self._connection)
         except ConnectionError:
@@ -359,7 +359,7 @@ class Watch:
     def read(self, timeout: float | None) -> list[dict[str, Any]]:
         """What happened, at least one event unless `timeout` passes. Unavailable when the supervisor is gone."""
         events: list[dict[str, Any]] = []
-        while select.select([self._connection], [], [], timeout if not events else 0.0)[0]:
+        while _is_readable(self._connection, timeout if not events else 0.0):
             try:
                 event, _ = wire.receive(self._connection)
             except ConnectionError:
@@ -373,6 +373,13 @@ class Watch:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _is_readable(connection: socket.socket, timeout: float | None) -> bool:
+    """poll(2): an agent may have more descriptors open than the 1024 that select(2) can tell apart."""
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+    return bool(waiting.poll(None if timeout is None else timeout * 1000))
 
 
 def _exit_code(record: dict[str, Any]) -> int:

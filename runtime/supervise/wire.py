@@ -89,10 +89,17 @@ def write_file(path: str, value: object) -> None:
     temporary = f"{path}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, encode(value))
+        write_all(fd, encode(value))
     finally:
         os.close(fd)
     os.rename(temporary, path)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """A disk that runs full takes a part and says no more than how much: the next call then tells the cause."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def forget(path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import threading
 import time
@@ -17,7 +18,7 @@ import pytest
 from runtime import api
 from runtime.container import remains
 from runtime.engine import Engine
-from runtime.errors import Conflict, EngineError, NotFound
+from runtime.errors import Conflict, DiskFull, EngineError, NotFound
 from runtime.lock import locked
 from tests.support.roots import engine_with_busybox
 
@@ -203,3 +204,41 @@ def test_garbage_collection_leaves_a_container_that_was_to_go_to_whoever_ran_it(
     monkeypatch.setattr(remains, "ATTENDED", -1.0)
     engine.collect_garbage()
     assert not os.path.exists(engine.layout.container(id))
+
+
+def test_a_health_check_runs_in_a_process_with_thousands_of_open_files(engine: Engine, made: list[str]) -> None:
+    """select(2) ends at 1024; an agent of many containers does not."""
+    id = create(engine, made)
+    engine.start_container(id)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert engine.exec_capture(id, api.ExecSpec(("echo", "well")), 10).output == b"well\n"
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_content_is_kept_whole_or_not_at_all_when_the_disk_takes_a_part(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """write(2) on a disk that runs full reports how much it took, and the cause only at the next call."""
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:5]))
+        digest = engine.put_file(b"a long secret", True)
+    assert Path(engine.layout.secrets, digest).read_bytes() == b"a long secret"
+
+    def run_full(fd: int, data: bytes) -> int:
+        if len(data) < len(b"another secret"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, bytes(data)[:5])
+
+    before = sorted(os.listdir(engine.layout.secrets))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", run_full)
+        with pytest.raises(DiskFull):
+            engine.put_file(b"another secret", True)
+    assert sorted(os.listdir(engine.layout.secrets)) == before
