@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,8 @@ def translated(action: str) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EPERM, errno.EACCES) and os.geteuid() != 0:
             raise Unsupported(f"cannot {action}: root privileges are needed", "run as root") from error
-        raise EngineError(f"cannot {action}: {error.strerror or error}") from error
+        where = f" ({error.filename})" if error.filename else ""
+        raise EngineError(f"cannot {action}: {error.strerror or error}{where}") from error
 
 
 class Engine:
@@ -364,9 +365,15 @@ class Engine:
             collect_steps(self.lifecycle)
             live = self.live_ids()
             self.networks.collect_garbage(live)
-            sweep_cgroups(self.layout.cgroup, live)
+            sweep_cgroups(self.layout.cgroup, self._abandoned)
             empty_trash(self.layout.trash)
             self.client.shutdown_if_idle()
+
+    def _abandoned(self, cgroup: str) -> AbstractContextManager[bool]:
+        from runtime.cgroup import KEEPER
+        from runtime.network.liveness import keeper_gone, proven_dead
+
+        return keeper_gone(self.layout) if cgroup == KEEPER else proven_dead(self.layout, cgroup)
 
     def live_ids(self) -> set[str]:
         """Every container and build step with a live process."""
