@@ -57,7 +57,8 @@ class Layout:
         """
         os.makedirs(self.root, mode=0o711, exist_ok=True)
         for path in (
-            self.blobs, self.layers, self.images, self.ingest, self.build_cache, self.networks, self.seccomp,
+            os.path.dirname(self.blobs), self.blobs,
+            self.layers, self.images, self.ingest, self.build_cache, self.networks, self.seccomp,
         ):  # fmt: skip
             os.makedirs(path, mode=0o711, exist_ok=True)
         for path in (self.containers, self.volumes, self.configs, self.secrets, self.trash):

@@ -52,8 +52,10 @@ def mount_points(layout: Layout) -> str:
     """
     base = f"{layout.root}/mount-points"
     if not os.path.exists(f"{base}/etc/hostname"):
+        os.makedirs(base, mode=0o700, exist_ok=True)
         for name in ("dev", "etc", "proc", "sys"):
             os.makedirs(f"{base}/{name}", mode=0o755, exist_ok=True)
+            os.chmod(f"{base}/{name}", 0o755)  # noqa: S103 - what containers see, whatever the umask
         for name in ("hosts", "resolv.conf", "hostname"):
             os.close(os.open(f"{base}/etc/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
     return base

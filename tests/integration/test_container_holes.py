@@ -86,6 +86,27 @@ def test_a_user_of_the_host_reaches_neither_set_uid_programs_of_containers_nor_v
     assert as_nobody("ls", f"{engine.layout.root}/layers/").returncode != 0
 
 
+def test_whatever_the_umask_nobody_but_root_writes_below_a_state_root() -> None:
+    """What lies in `mount-points` is below every container: an /etc/ld.so.preload there would run in all of them."""
+    before = os.umask(0)
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir="/var/tmp") as directory,
+            engine_with_busybox(Path(directory) / "root") as engine,
+        ):
+            id = engine.create_container(spec("true"))
+            engine.start_container(id)
+            engine.wait_container(id, 10)
+            for folder, folders, files in os.walk(engine.layout.root):
+                if folder.count("/") - engine.layout.root.count("/") >= 2:
+                    folders.clear()
+                for name in (*folders, *files):
+                    mode = os.lstat(f"{folder}/{name}").st_mode
+                    assert not mode & 0o022, f"{folder}/{name} {mode:o}"
+    finally:
+        os.umask(before)
+
+
 # ---- volumes
 
 
