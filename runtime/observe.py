@@ -102,7 +102,15 @@ class Observer:
     def _network_damage(self, record: ContainerRecord, pid: int) -> tuple[api.Damage, ...]:
         if not record.spec.networks or record.spec.network_mode != "bridge":
             return ()
-        return tuple(self.networks.container_damage(record.id, pid, self._host))
+        found = self.networks.container_damage(record.id, pid, self._host)
+        if not self.networks.is_published(record.id):
+            from runtime.network.liveness import is_in_hand
+
+            # Whoever has it in hand is about to publish it, or has just withdrawn it. Looked at twice: it may be done.
+            free = not is_in_hand(self.layout, record.id) and self.store.live_pid(record.id) == pid
+            if free and not self.networks.is_published(record.id):
+                found.append(api.Damage("names and published ports", "lead to it", "do not"))
+        return tuple(found)
 
     @cached_property
     def _host(self) -> Host:

@@ -15,6 +15,11 @@ __all__ = ("CgroupV1", "CgroupV2", "detect", "normal_limits", "read_limits", "sw
 
 CGROUP_ROOT = "/sys/fs/cgroup"
 KEEPER = "keeper"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
 LIMITS = ("cpus", "memory", "memory_reservation", "pids")
 
 
@@ -59,16 +64,20 @@ def normal_limits(resources: dict[str, float]) -> dict[str, float]:
     return found
 
 
-def sweep_cgroups(root_cgroup: str, live_ids: set[str] | frozenset[str]) -> list[str]:
-    """Remove the cgroups of containers that are not in `live_ids`, and the root's own when nothing is left in it.
+def sweep_cgroups(root_cgroup: str, abandoned: Callable[[str], AbstractContextManager[bool]]) -> list[str]:
+    """Remove the cgroups that are `abandoned`, and the root's own when nothing is left in it.
 
+    `abandoned(name)` tells whether nobody uses the cgroup, and keeps it so while its block lasts: a new cgroup is empty
+    until its process joins. `KEEPER` stands for all of the root: without a keeper nobody can start anything.
     Returns the names removed. A cgroup with processes stays: it is not ours to kill them from here.
     """
     cgroups = detect()
     removed = []
     for name in cgroups.children(root_cgroup):
-        if name not in live_ids and cgroups.remove(f"{root_cgroup}/{name}"):
-            removed.append(name)
-    if not cgroups.children(root_cgroup):
-        cgroups.remove(root_cgroup)
+        with abandoned(name) as gone:
+            if gone and cgroups.remove(f"{root_cgroup}/{name}"):
+                removed.append(name)
+    with abandoned(KEEPER) as gone:
+        if gone and not cgroups.children(root_cgroup):
+            cgroups.remove(root_cgroup)
     return sorted(removed)

@@ -128,6 +128,7 @@ class Lifecycle:
             if self.store.live_pid(id):
                 if os.path.exists(self.store.run_file(id, "paused")):
                     raise Conflict(f'cannot start container "{record.name}": it is paused', "unpause it")
+                self._publish_again(record)
                 return
             self.settle(id)
             self.store.set_intent(id, "")
@@ -405,13 +406,26 @@ class Lifecycle:
     # ---- repair and health
 
     def repair(self, id: str) -> None:
-        record = self.store.get(id)
-        pid = self.store.live_pid(id)
-        if not pid:
+        with self._lock(id):
+            record = self.store.get(id)
+            pid = self.store.live_pid(id)
+            if not pid:
+                return
+            self.client.update(id, resources_request(record.spec.resources))
+            if record.spec.networks:
+                self.networks.repair_container(id, pid)
+                self._publish_again(record)
+
+    def _publish_again(self, record: ContainerRecord) -> None:
+        """For one that runs though whoever started it was killed before it could say so to names and ports."""
+        net = read_json(self.store.run_file(record.id, "net")) if record.spec.networks else None
+        if not net or not net["interfaces"] or self.networks.is_published(record.id):
             return
-        self.client.update(id, resources_request(record.spec.resources))
-        if record.spec.networks:
-            self.networks.repair_container(id, pid)
+        endpoint = self._endpoint(record, net["interfaces"], [api.Port(**port) for port in net["ports"]])
+        self.networks.publish(record.id, endpoint)
+        health = read_json(self.store.run_file(record.id, "health"))
+        if health:
+            self.networks.set_health(record.id, health["health"])
 
     def health_check(self, record: ContainerRecord) -> api.HealthCheck | None:
         image = self.images.get(record.image_id)

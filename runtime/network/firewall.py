@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -62,11 +62,16 @@ class Firewall:
             except NftError:
                 self._install()
 
-    def remove_network(self, record: NetworkRecord) -> None:
-        """Called while the record still stands; with the last one the table goes."""
+    def remove_network(self, record: NetworkRecord, on_last: Callable[[], None]) -> None:
+        """Called while the record still stands; with the last one the table goes.
+
+        `on_last` is called then, still under the lock: a new network records itself first and comes here next, so that
+        what it starts afterwards is not ended by the former one's removal.
+        """
         with self.lock():
             if all(one.name == record.name for one in self.records.all()):
                 self._remove_table()
+                on_last()
                 return
             try:
                 self.nft.run(remove_network(self.table, record))
@@ -83,9 +88,12 @@ class Firewall:
             if self.records.all():
                 self._install()
 
-    def remove_table(self) -> None:
+    def remove_unused(self, on_last: Callable[[], None]) -> None:
+        """The table goes, unless a network has come meanwhile; `on_last` as above."""
         with self.lock():
-            self._remove_table()
+            if not self.records.all():
+                self._remove_table()
+                on_last()
 
     def exists(self) -> bool:
         return self.nft.read(f"list table inet {self.table}") is not None

@@ -34,6 +34,40 @@ def proven_dead(layout: Layout, id: str) -> Iterator[bool]:
         os.close(lock)
 
 
+def is_in_hand(layout: Layout, id: str) -> bool:
+    """Whether somebody is just starting, stopping, repairing or removing it."""
+    try:
+        lock = os.open(f"{layout.locks}/container-{id}", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+@contextmanager
+def keeper_gone(layout: Layout) -> Iterator[bool]:
+    """True when the root has neither keeper nor supervisor; none can come until the block ends."""
+    try:
+        lock = os.open(f"{layout.run}/keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        yield True  # no run directory: nothing has run since the boot
+        return
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(lock)
+
+
 def _runs(layout: Layout, id: str) -> bool:
     run = layout.run_container(id)
     if os.path.exists(f"{run}/exit"):

@@ -75,6 +75,11 @@ class Publisher:
             gone = [one for addresses in record["addresses"].values() for one in addresses] if ended else []
             self._change(record["group"], id, None, gone)
 
+    def is_published(self, id: str) -> bool:
+        """Whether names lead to it. Not so after a withdrawal, nor when a kill came between its start and this."""
+        record = read_json(self.records.zone_container(id))
+        return bool(record and record["names"])
+
     def members(self) -> set[str]:
         """Containers behind any published port."""
         return {id for group in self._groups() for id in group["members"]}

@@ -86,7 +86,7 @@ class Networks:
                 record = replace(record, spec=spec)
                 self.records.save(record)
             # Two roots that choose at once must not choose the same: routes show only once the bridge is up.
-            with locked(f"{os.path.dirname(self.layout.run)}/subnets.lock"):
+            with locked(self._subnets_lock()):
                 if record is None:
                     bridge = self.records.bridge_name(spec)
                     self._refuse_shared_bridge(spec, bridge)
@@ -141,9 +141,7 @@ class Networks:
                 last = [one.name for one in self.records.all()] == [name]
                 if last:
                     self.foreign.remove()
-                self.firewall.remove_network(record)
-                if last:
-                    self.names.stop()
+                self.firewall.remove_network(record, self.names.stop)
                 self.records.forget(name)
             if not last:
                 self.foreign.place()
@@ -195,6 +193,9 @@ class Networks:
     def withdraw(self, container_id: str) -> None:
         """Names and published ports lead to it no more; it keeps its addresses and connections."""
         self.publisher.withdraw(container_id, ended=False)
+
+    def is_published(self, container_id: str) -> bool:
+        return self.publisher.is_published(container_id)
 
     def set_health(self, container_id: str, health: str) -> None:
         self.publisher.set_health(container_id, health)
@@ -263,21 +264,16 @@ class Networks:
                     self.publisher.collect(id)
                     self.addresses.collect(id)
         self.ports.restore()
-        records = self.records.all()
-        kept = {record.bridge for record in records}
-        marker = f"holdfast:{self.layout.id}:"
-        for link in Host().links.values():
-            unmarked = not link.alias and link.name.startswith(f"{self.layout.link_prefix}b")
-            ours = link.alias.startswith(marker) or unmarked
-            if ours and link.name not in kept:
-                remove_link(link.name)
+        if self._stray_bridges():
+            with locked(self._subnets_lock()):
+                for link in self._stray_bridges():
+                    remove_link(link)
         for name in list_names(self.layout.zone, prefix="n-"):
             if self.records.find(name) is None:
                 remove_file(self.records.zone_network(name))
-        if not records and self.firewall.exists():
+        if not self.records.all() and self.firewall.exists():
             self.foreign.remove()
-            self.firewall.remove_table()
-            self.names.stop()
+            self.firewall.remove_unused(self.names.stop)
 
     # ---- parts
 
@@ -289,6 +285,18 @@ class Networks:
             *self.ports.holders(),
             *list_names(self.layout.zone, prefix="c-"),
         }
+
+    def _stray_bridges(self) -> Lines:
+        """Ours, and of no network. Links are listed before records: a network is recorded before it has a bridge."""
+        links = Host().links.values()
+        kept = {record.bridge for record in self.records.all()}
+        marker, prefix = f"holdfast:{self.layout.id}:", f"{self.layout.link_prefix}b"
+        # A kill before the alias is set leaves the name alone to tell.
+        ours = [one.name for one in links if (one.alias or one.name).startswith(marker if one.alias else prefix)]
+        return [name for name in ours if name not in kept]
+
+    def _subnets_lock(self) -> str:
+        return f"{os.path.dirname(self.layout.run)}/subnets.lock"
 
     def _lock(self, name: str) -> str:
         return f"{self.layout.locks}/make-{name}"
