@@ -8,6 +8,7 @@ them in one sendmsg and raises OSError for the first that the kernel refuses.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -27,6 +28,7 @@ IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
 RTN_UNICAST, RT_TABLE_MAIN, RTPROT_STATIC = 1, 254, 4
 SOL_NETLINK, NETLINK_EXT_ACK = 270, 11
+SIOCGIFINDEX = 0x8933
 
 _LINK = struct.Struct("=BxHiII")
 _ADDR = struct.Struct("=BBBBI")
@@ -189,6 +191,14 @@ class NetlinkSocket:
 
     def close(self) -> None:
         self._socket.close()
+
+    def link_index(self, name: str) -> int:
+        """Of a link in this socket's own namespace; OSError ENODEV when there is none."""
+        try:
+            found = fcntl.ioctl(self._socket, SIOCGIFINDEX, struct.pack("16s24x", name.encode()))
+        except OSError as error:
+            raise OSError(error.errno, "no such link", name) from None
+        return int(struct.unpack_from("=i", found, 16)[0])
 
     def request(self, *messages: bytes) -> None:
         """Send all in one call and read every answer; OSError of the first refusal, the rest were still tried."""

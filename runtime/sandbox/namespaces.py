@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 
 from runtime import syscalls
 from runtime.netlink import (
@@ -16,14 +15,23 @@ from runtime.netlink import (
     veth_message,
 )
 
-OWN = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
-JOINED = OWN | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWCGROUP
+JOINED = (
+    syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWCGROUP
+)  # fmt: skip
 
 # Docker's: any user may bind low ports and ping, since the namespace holds nothing else.
 NET_DEFAULTS = (
     ("net/ipv4/ip_unprivileged_port_start", "0"),
     ("net/ipv4/ping_group_range", "0 2147483647"),
 )
+NET_OF_KIND: dict[str, tuple[tuple[str, str], ...]] = {
+    "alone": (),
+    # Also a fifth faster: no link-local address, no multicast group for each link. The loopback keeps ::1.
+    "ipv4": (("net/ipv6/conf/default/disable_ipv6", "1"),),
+    # Addresses come from the engine; a router on the bridge must not add more.
+    "ipv6": (("net/ipv6/conf/default/accept_ra", "0"),),
+}
 
 
 def fork_into_pid_namespace(cgroup: int = -1) -> tuple[int, int]:
@@ -31,84 +39,84 @@ def fork_into_pid_namespace(cgroup: int = -1) -> tuple[int, int]:
     return syscalls.clone3(syscalls.CLONE_NEWPID, cgroup)
 
 
-def enter_new(*, own_network: bool, interfaces: list[dict[str, object]]) -> None:
-    """Leave the host's mount, uts, ipc, cgroup and network namespaces.
+class Links:
+    """A new network namespace, with a way to the host's bridges and one to its own inside."""
 
-    The cgroup namespace is made here, after the process joined its cgroups: their place becomes its root.
-    """
-    flags = OWN | syscalls.CLONE_NEWCGROUP
-    if not own_network:
-        syscalls.unshare(flags)
-        return
-    if not interfaces:
-        syscalls.unshare(flags | syscalls.CLONE_NEWNET)
-        _write_sysctls(NET_DEFAULTS)
-        with NetlinkSocket() as inner:
-            inner.request(up_message(1))
-        return
-    # Opened on the host's side: it stays there after unshare.
-    with NetlinkSocket() as host:
-        bridges = [_index(str(interface["bridge"])) for interface in interfaces]
-        syscalls.unshare(flags | syscalls.CLONE_NEWNET)
-        connect(host, bridges, interfaces)
+    def __init__(self, host: NetlinkSocket) -> None:
+        """In the new namespace, with a socket that was made in the host's."""
+        self.host = host
+        self.inner = NetlinkSocket()
+        self.inner.request(up_message(1))
+        self._own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
+    def prepare(self, interfaces: list[dict[str, object]]) -> list[bytes]:
+        """The messages that make the links: nothing has been changed yet."""
+        pairs = []
+        for interface in interfaces:
+            mac, mtu = str(interface.get("mac") or ""), int(str(interface.get("mtu") or 0))
+            host, name, bridge = (str(interface[key]) for key in ("host_ifname", "ifname", "bridge"))
+            try:
+                master = self.host.link_index(bridge)
+            except OSError as error:
+                raise OSError(error.errno, "no such bridge", bridge) from None
+            pairs.append(veth_message(host, name, master, self._own, mac=mac, mtu=mtu))
+        return pairs
 
-def _index(bridge: str) -> int:
-    try:
-        return socket.if_nametoindex(bridge)
-    except OSError:
-        raise OSError(errno.ENODEV, "no such bridge", bridge) from None
-
-
-def connect(host: NetlinkSocket, bridges: list[int], interfaces: list[dict[str, object]]) -> None:
-    """Give this process's new network namespace its links, addresses and routes, in as few messages as can be."""
-    has_ipv6 = any(":" in address for interface in interfaces for address in _texts(interface["addresses"]))
-    defaults = list(NET_DEFAULTS)
-    if has_ipv6:
-        # Addresses come from the engine; a router on the bridge must not add more.
-        defaults += [("net/ipv6/conf/default/accept_ra", "0")]
-    else:
-        # Also a fifth faster: no link-local address, no multicast group for each link. The loopback keeps ::1.
-        defaults += [("net/ipv6/conf/default/disable_ipv6", "1")]
-    _write_sysctls(defaults)
-    own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        messages = [up_message(1)]
-        routes = []
-        for bridge, interface in zip(bridges, interfaces, strict=True):
-            _make_link(host, bridge, interface, own)
-            index = socket.if_nametoindex(str(interface["ifname"]))
+    def connect(self, pairs: list[bytes], interfaces: list[dict[str, object]]) -> None:
+        """Make links, addresses and routes, in as few messages as can be."""
+        messages, routes = [], []
+        for pair, interface in zip(pairs, interfaces, strict=True):
+            self._make(pair, str(interface["host_ifname"]))
+            index = self.inner.link_index(str(interface["ifname"]))
             messages += [address_message(index, address) for address in _texts(interface["addresses"])]
             messages.append(up_message(index))
             # A gateway is accepted only when its link is up, so routes follow all links.
             routes += [route_message("default", gateway, index) for gateway in _texts(interface.get("gateways"))]
-        with NetlinkSocket() as inner:
-            inner.request(*messages, *routes)
-    finally:
-        os.close(own)
+        self.inner.request(*messages, *routes)
 
-
-def _make_link(host: NetlinkSocket, bridge: int, interface: dict[str, object], netns: int) -> None:
-    name = str(interface["host_ifname"])
-    mac, mtu = str(interface.get("mac") or ""), int(str(interface.get("mtu") or 0))
-    pair = veth_message(name, str(interface["ifname"]), bridge, netns, mac=mac, mtu=mtu)
-    try:
-        host.request(pair)
-    except FileExistsError:
-        # The former run's namespace is still being torn down in the background, and holds the name.
+    def _make(self, pair: bytes, name: str) -> None:
         try:
-            host.request(delete_message(name))
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
-        host.request(pair)
+            self.host.request(pair)
+        except FileExistsError:
+            # The former run's namespace is still being torn down in the background, and holds the name.
+            try:
+                self.host.request(delete_message(name))
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+            self.host.request(pair)
+
+
+def network_kind(net: dict[str, object]) -> str:
+    """What must be known of a network namespace when it is made: "host", "alone", "ipv4" or "ipv6"."""
+    if net["mode"] == "host":
+        return "host"
+    interfaces = net.get("interfaces")
+    if not isinstance(interfaces, list) or not interfaces:
+        return "alone"
+    return "ipv6" if any(":" in address for each in interfaces for address in _texts(each["addresses"])) else "ipv4"
+
+
+def enter_new(kind: str) -> Links | None:
+    """Leave the host's uts, ipc, cgroup and network namespaces; its mount namespace is left later.
+
+    The cgroup namespace is made here, after the process joined its cgroups: their place becomes its root.
+    """
+    flags = syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWCGROUP
+    if kind == "host":
+        syscalls.unshare(flags)
+        return None
+    host = NetlinkSocket()  # on the host's side: it stays there after unshare
+    syscalls.unshare(flags | syscalls.CLONE_NEWNET)
+    _write_sysctls((*NET_DEFAULTS, *NET_OF_KIND[kind]))
+    return Links(host)
 
 
 def _texts(values: object) -> list[str]:
     return [str(value) for value in values] if isinstance(values, (list, tuple)) else []
 
 
-def _write_sysctls(values: tuple[tuple[str, str], ...] | list[tuple[str, str]]) -> None:
+def _write_sysctls(values: tuple[tuple[str, str], ...]) -> None:
     """A kernel without IPv6 has no such file: then there is nothing to turn off."""
     for name, value in values:
         try:

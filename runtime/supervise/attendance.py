@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtime.supervise.loop import Loop
     from runtime.supervise.sessions import Sessions
 
+SPARE_DELAY = 0.01
 REMOVE_DELAYS = (0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 5.0)
 
 
@@ -51,6 +52,7 @@ class Attendance:
         self.tell = tell
         self.drop = drop
         self.containers: dict[str, Container] = {}
+        self._spare_planned = False
 
     def find(self, message: dict[str, Any]) -> Container:
         container = self.containers.get(message["id"])
@@ -66,13 +68,12 @@ class Attendance:
             answer = self._answer_again(directory, message.get("token"))
             if answer is not None:
                 return answer
-            request = wire.read_file(f"{directory}/request.json")
-            if request is None:
+            text = wire.read_bytes(f"{directory}/request.json")
+            if not text:
                 raise Refused("not_found", f'cannot start container "{id[:12]}": it has no launch request')
             container = Container(id, directory)
             container.token = message.get("token") or ""
-            stdin = fds[0] if fds and request.get("stdin") == "fd" else -1
-            self.launcher.start(container, request, stdin, self._keep)
+            self.launcher.start(container, text, fds[0] if fds else -1, self._keep)
             self.containers[id] = container
             self._attend(container)
         elif container.running:
@@ -93,7 +94,7 @@ class Attendance:
     def _keep(self, container: Container) -> None:
         """The keeper gets what a successor cannot open again: data in a pipe dies with its last holder."""
         fds = [container.out, container.err, container.status, container.report, container.child.pidfd]
-        self.held.put(container.key, [fd for fd in fds if fd >= 0])
+        self.held.put(container.key, [fd for fd in fds if fd >= 0], pid=container.child.pid)
 
     def _attend(self, container: Container) -> None:
         self.loop.watch(container.child.pidfd, lambda event: self._on_exit(container, event))
@@ -140,6 +141,7 @@ class Attendance:
                 self.loop.after(0.0, lambda connection=connection: self.drop(connection))  # type: ignore[misc]
         container.starters = []
         self.tell({"event": "start", "id": container.id})
+        self._plan_spare(SPARE_DELAY)
 
     def _receive_terminal(self, container: Container) -> None:
         if container.channel is None:
@@ -203,6 +205,23 @@ class Attendance:
         self.held.release(container.key)
         self.held.release(f"terminal:{id}")
         self._remove_cgroup(container.cgroup, 0)
+        self._plan_spare(0.0)
+
+    def _plan_spare(self, delay: float) -> None:
+        """Have a child ready for the next start, made when there is nothing else to do."""
+        if not self._spare_planned and self.launcher.spare.wanted():
+            self._spare_planned = True
+            self.loop.after(delay, self._make_spare)
+
+    def _make_spare(self) -> None:
+        self._spare_planned = False
+        if not self.loop.is_quiet():
+            self._plan_spare(SPARE_DELAY)
+            return
+        try:
+            self.launcher.spare.make()
+        except OSError as error:
+            os.write(2, f"{time.time():.3f} cannot make the spare child: {error}\n".encode())
 
     def _was_oom(self, container: Container, ending: dict[str, Any]) -> bool:
         """The killer struck in this cgroup, and the program ended badly, by its own or a child's death."""

@@ -20,9 +20,9 @@ class HeldDescriptors:
         self.keeper = keeper
         self.keeper_died = False
 
-    def put(self, key: str, fds: list[int], *, append: bool = False) -> None:
-        """Take over `fds`; those formerly under `key` are closed unless `append`."""
-        self.tell_keeper({"op": "hold", "key": key, "append": append}, fds)
+    def put(self, key: str, fds: list[int], *, append: bool = False, pid: int = 0) -> None:
+        """Take over `fds`; those formerly under `key` are closed unless `append`. `pid`: whose they are."""
+        self.tell_keeper({"op": "hold", "key": key, "append": append, "pid": pid}, fds)
         if append:
             self.table.setdefault(key, []).extend(fds)
             return

@@ -2,13 +2,17 @@
 
     supervisor                                child
     clone3 ---------------------------------> join cgroups (version 1)
+                                              leave the host's namespaces, stage proc, dev and sys
+    request (to a spare only) --------------> open sources of mounts
     go, once it is recorded ----------------> (waits for it; at its end without it, ends too: the supervisor died)
-                                              leave the host's namespaces, make network links
+                                              make network links
                                               build the root, pivot
     (terminal's master) <-------------------- open the terminal inside
                                               close all descriptors of the host
                                               limits, user, capabilities, no_new_privs, seccomp
     status pipe at its end <----------------- exec (the pipe is close-on-exec)
+
+What comes before the request depends only on its shape: a spare child (see spare.py) has done it before anyone asks.
 
 The report holds "+" once exec is next, then {"message", "code"} if it failed, as any step before does. So end of pipe
 with "+" alone means that the program ran, and with an empty report that something killed the child on its way.
@@ -48,22 +52,75 @@ class Unrecorded(Exception):
 class Launch:
     """What the child needs from the supervisor, opened before the fork."""
 
-    def __init__(self, request: dict[str, Any], cgroups: CgroupV1 | CgroupV2, cgroup: str) -> None:
+    def __init__(self, request: dict[str, Any], cgroups: CgroupV1 | CgroupV2, cgroup: str, staging: str = "") -> None:
         self.request = request
         self.cgroups = cgroups
         self.cgroup = cgroup
+        self.staging = staging
+        """A directory of the host, on which the child mounts in a namespace of its own."""
         self.status = self.report = -1
         self.go_read = self.go_write = -1
+        self.go_is_socket = False
         self.stdin = self.stdout = self.stderr = -1
         self.channel = -1
         """One end of a socket pair, to hand the terminal's master out."""
         self.pidfd = -1
         """The container to join, for exec."""
         self.step = "set up"
+        self.again = False
+        """Whether a failure says nothing about the request, so that it is to be tried anew."""
 
     @property
     def all_devices(self) -> bool:
         return bool(self.request.get("privileged"))
+
+
+class Prepared:
+    """What has been made for a shape."""
+
+    def __init__(self, shape: dict[str, Any], links: namespaces.Links | None, trees: dict[str, int]) -> None:
+        self.shape = shape
+        self.links = links
+        self.trees = trees
+        self.filter = Filter(shape["seccomp"])
+
+
+class Filter:
+    """A seccomp filter as it was in its file when it was read."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.state = self._look()
+        self.program = _read_filter(path)
+
+    def _look(self) -> tuple[int, int, int]:
+        if not self.path:
+            return 0, 0, 0
+        status = os.stat(self.path)
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def newest(self) -> syscalls.SeccompFilter | None:
+        return self.program if self.state == self._look() else _read_filter(self.path)
+
+
+def shape_of(request: dict[str, Any]) -> dict[str, Any]:
+    """All that `_prepare` needs to know: requests of one shape can use the same spare."""
+    return {
+        "network": namespaces.network_kind(request["net"]),
+        "oom_score_adj": int(request.get("oom_score_adj") or 0),
+        "privileged": bool(request.get("privileged")),
+        "shm_size": int(request.get("shm_size") or 0),
+        "seccomp": request.get("seccomp") or "",
+        "capabilities": list(request.get("capabilities") or []),
+        "masked": mounts.closed_early(request, "masked"),
+        "readonly_paths": mounts.closed_early(request, "readonly_paths"),
+    }
+
+
+def run_spare(launch: Launch, shape: dict[str, Any]) -> None:
+    """Process 1 of a container that nobody has asked for yet; never returns."""
+    launch.again = True
+    _run(launch, lambda launch: _spare_steps(launch, shape))
 
 
 def run_container(launch: Launch) -> None:
@@ -82,7 +139,8 @@ def _run(launch: Launch, steps: Callable[[Launch], None]) -> None:
         os.close(launch.go_write)
         steps(launch)
     except Unrecorded:
-        _report(launch, "the supervisor died meanwhile", code, again=True)
+        launch.again = True
+        _report(launch, "the supervisor died meanwhile", code)
     except identity.ProgramError as error:
         code = error.exit_code
         _report(launch, str(error), code)
@@ -97,41 +155,92 @@ def _run(launch: Launch, steps: Callable[[Launch], None]) -> None:
         os._exit(code)
 
 
-def _report(launch: Launch, message: str, code: int, *, again: bool = False) -> None:
+def _report(launch: Launch, message: str, code: int) -> None:
     try:
-        os.write(launch.report, wire.encode({"message": message, "code": code, "again": again}))
+        os.write(launch.report, wire.encode({"message": message, "code": code, "again": launch.again}))
     except OSError:
         pass
 
 
 def _container_steps(launch: Launch) -> None:
-    request = launch.request
-    network = request["net"]
-    host_network = network["mode"] == "host"
     _become_inconspicuous()
-    launch.step = "set oom_score_adj"
-    rlimits.set_oom_score(int(request.get("oom_score_adj") or 0))  # while /proc is the host's
-
-    launch.step = "join cgroup"
     _join_cgroup(launch)
-    _wait_for_go(launch)
+    sources = mounts.open_sources(launch.request)
     launch.step = "make namespaces"
-    namespaces.enter_new(own_network=not host_network, interfaces=network.get("interfaces") or [])
-    os.setsid()
-    launch.step = "set sysctl"
-    sysctls.apply(request.get("sysctls") or {}, host_network=host_network)
+    mounts.leave_host(slave=mounts.wants_slave(launch.request))
+    prepared = _prepare(launch, shape_of(launch.request), detached=False)
+    _complete(launch, prepared, sources)
 
-    filter_ = _read_filter(request)  # a file of the host's
+
+def _spare_steps(launch: Launch, shape: dict[str, Any]) -> None:
+    _become_inconspicuous()
+    _keep_only(launch.status, launch.report, launch.go_read)
+    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    _join_cgroup(launch)
+    launch.step = "make namespaces"
+    mounts.leave_host()
+    prepared = _prepare(launch, shape, detached=True)
+    # Back: what is mounted and unmounted on the host until the request comes counts, and nothing is kept busy by us.
+    syscalls.setns(home, syscalls.CLONE_NEWNS)
+    os.close(home)
+    request = os.read(launch.go_read, wire.MAX_PACKET)
+    if not request:
+        os._exit(0)  # not wanted any more, or the supervisor has died
+    launch.again = False
+    launch.request = wire.decode(request)
+    sources = mounts.open_sources(launch.request)
+    launch.step = "make namespaces"
+    mounts.leave_host(slave=mounts.wants_slave(launch.request))
+    _complete(launch, prepared, sources)
+
+
+def _keep_only(*kept: int) -> None:
+    """Pipes, terminals and sockets of the supervisor's would stay open as long as the spare waits."""
+    first = 3
+    for fd in sorted(kept):
+        if fd > first:
+            syscalls.close_range(first, fd - 1)
+        first = fd + 1
+    syscalls.close_range(first)
+
+
+def _prepare(launch: Launch, shape: dict[str, Any], *, detached: bool) -> Prepared:
+    """In new namespaces; nothing of it can be seen from outside or has a name there."""
+    launch.step = "set oom_score_adj"
+    rlimits.set_oom_score(shape["oom_score_adj"])  # while /proc is the host's
+    launch.step = "make namespaces"
+    links = namespaces.enter_new(shape["network"])
+    os.setsid()
+    syscalls.new_session_keyring()
+    launch.step = "drop capabilities"
+    capabilities.shrink_bounding_set(shape["capabilities"])
     launch.step = "mount"
-    mounts.enter_root(request, launch.cgroups.mounts_inside())
+    trees = mounts.stage(launch.staging, shape, launch.cgroups.mounts_inside(), detached=detached)
+    launch.step = "read seccomp filter"
+    return Prepared(shape, links, trees)
+
+
+def _complete(launch: Launch, prepared: Prepared, sources: dict[int, mounts.Source]) -> None:
+    request, links = launch.request, prepared.links
+    interfaces = request["net"].get("interfaces") or []
+    launch.step = "read seccomp filter"
+    filter_ = prepared.filter.newest()  # a file of the host's
+    launch.step = "make network links"
+    pairs = links.prepare(interfaces) if links else []
+    _wait_for_go(launch)
+    if links:
+        links.connect(pairs, interfaces)
+    launch.step = "set sysctl"
+    sysctls.apply(request.get("sysctls") or {}, host_network=links is None)
+    launch.step = "mount"
+    mounts.enter_root(request, prepared.trees, sources)
     launch.step = "set hostname"
-    if not host_network or request.get("hostname"):
+    if links or request.get("hostname"):
         identity.set_names(request.get("hostname") or "", request.get("domainname") or "")
     launch.step = "open terminal"
     terminal = _open_terminal(launch, console=True) if request.get("tty") else -1
     launch.step = "mask"
-    mounts.close_paths(request)
-    syscalls.new_session_keyring()
+    mounts.close_paths(request, prepared.shape)
     launch.step = "set up standard streams"
     _place_streams(launch, terminal)
     _close_descriptors(launch)
@@ -141,9 +250,8 @@ def _container_steps(launch: Launch) -> None:
 def _exec_steps(launch: Launch) -> None:
     request = launch.request
     _become_inconspicuous()
-    launch.step = "join cgroup"
     _join_cgroup(launch)
-    filter_ = _read_filter(request)
+    filter_ = _read_filter(request.get("seccomp") or "")
     _wait_for_go(launch)
     launch.step = "join namespaces"
     namespaces.join(launch.pidfd)
@@ -154,6 +262,8 @@ def _exec_steps(launch: Launch) -> None:
     launch.step = "set up standard streams"
     _place_streams(launch, terminal)
     _close_descriptors(launch)
+    launch.step = "drop capabilities"
+    capabilities.shrink_bounding_set(list(request.get("capabilities") or []))
     _limit_and_exec(launch, filter_, request, as_init=False)
 
 
@@ -171,6 +281,7 @@ def _become_inconspicuous() -> None:
 
 def _join_cgroup(launch: Launch) -> None:
     """Before anything is allocated, so that all of it is charged to the container."""
+    launch.step = "join cgroup"
     if launch.cgroups.into_clone:
         return
     try:
@@ -181,8 +292,7 @@ def _join_cgroup(launch: Launch) -> None:
         launch.cgroups.join(launch.cgroup, all_devices=launch.all_devices)
 
 
-def _read_filter(request: dict[str, Any]) -> syscalls.SeccompFilter | None:
-    path = request.get("seccomp")
+def _read_filter(path: str) -> syscalls.SeccompFilter | None:
     if not path:
         return None
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -226,9 +336,19 @@ def _place_streams(launch: Launch, terminal: int) -> None:
 
 
 def _wait_for_go(launch: Launch) -> None:
-    """Before anything that a successor of the supervisor, which starts another child, could stumble over."""
-    if os.read(launch.go_read, 1) != GO:
+    """Before anything that a successor of the supervisor, which starts another child, could stumble over.
+
+    A pipe, or a spare's socket, where the descriptors come with it.
+    """
+    if launch.go_is_socket:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=launch.go_read) as channel:
+            go, fds, _, _ = socket.recv_fds(channel, 64, 4, socket.MSG_CMSG_CLOEXEC)
+    else:
+        go, fds = os.read(launch.go_read, 1), []
+    if go[:1] != GO:
         raise Unrecorded
+    for index, kind in enumerate(go[1:].decode().split()):
+        setattr(launch, kind, fds[index])
 
 
 def _close_descriptors(launch: Launch) -> None:
@@ -249,8 +369,6 @@ def _limit_and_exec(
     launch.step = "load seccomp filter"
     if filter_ is not None and not no_new_privileges:
         filter_.load()  # needs CAP_SYS_ADMIN, so before capabilities go
-    launch.step = "drop capabilities"
-    capabilities.shrink_bounding_set(names)
     launch.step = "change user"
     identity.become(
         int(request["uid"]), int(request["gid"]), list(request.get("groups") or []), keep_capabilities=bool(ambient)

@@ -217,6 +217,7 @@ class Names:
         pid = os.fork()
         if pid == 0:
             try:
+                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -245,6 +246,8 @@ class Keeper:
         self.spawn_at = 0.0
         self.socket: socket.socket | None = None
         self.names = Names(state.run)
+        self.spares: set[int] = set()
+        """Children of the supervisor's that wait for a container to become."""
         self._started = 0.0
         self._backoff = 0.0
 
@@ -252,6 +255,8 @@ class Keeper:
         """Keep. Returns only in a forked child, which is to be the supervisor, with its socket to the keeper."""
         syscalls.prctl(SUBREAPER, 1)
         wire.write_file(f"{self.state.run}/keeper.json", {"pid": os.getpid()})
+        # Woken by every start, it must not take the processor from those that the client waits for.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os.makedirs(f"{self.state.run}/exits", mode=0o700, exist_ok=True)
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         former = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -261,6 +266,7 @@ class Keeper:
             if not self.supervisor and time.monotonic() >= self.spawn_at:
                 child = self._spawn()
                 if child is not None:
+                    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
                     signal.set_wakeup_fd(former)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     os.close(wake_read)
@@ -328,11 +334,14 @@ class Keeper:
             return False
         key = message.get("key", "")
         if message["op"] == "hold":
+            self.spares.discard(message.get("pid", 0))  # it is a container's now
             if not message.get("append"):
                 self._drop(key)
             self.state.held.setdefault(key, []).extend(fds)
         elif message["op"] == "release":
             self._drop(key)
+        elif message["op"] == "spare":
+            (self.spares.discard if message["gone"] else self.spares.add)(message["pid"])
         elif message["op"] == "names":
             self.names.want(message["argv"])
         return True
@@ -359,7 +368,11 @@ class Keeper:
                 return
             pid = found.si_pid
             if pid not in (self.supervisor, self.names.pid):
-                self._record(pid, found.si_code, found.si_status)
+                self._drain()  # what it was is known by what the supervisor had said of it
+                if pid in self.spares:
+                    self.spares.discard(pid)
+                else:
+                    self._record(pid, found.si_code, found.si_status)
             os.waitid(os.P_PID, pid, os.WEXITED)
             if pid == self.supervisor:
                 self._supervisor_died(found.si_code, found.si_status)

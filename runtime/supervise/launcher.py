@@ -9,7 +9,7 @@ import time
 
 from runtime import syscalls
 from runtime.sandbox import namespaces
-from runtime.supervise import init, wire
+from runtime.supervise import init, spare, wire
 from runtime.supervise.children import Child, Container, Session
 
 TYPE_CHECKING = False
@@ -36,58 +36,66 @@ class Refused(Exception):
 
 
 class Launcher:
-    def __init__(self, run: str, cgroup: str, cgroups: CgroupV1 | CgroupV2) -> None:
+    def __init__(
+        self, run: str, cgroup: str, cgroups: CgroupV1 | CgroupV2, note_spare: Callable[[int, bool], None]
+    ) -> None:
         self.run = run
         self.cgroup = cgroup
         self.cgroups = cgroups
+        self.spare = spare.SpareChild(run, cgroup, cgroups, note_spare)
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
+        self.spare.discard()
         os.close(self._own_pid_namespace)
 
     def cgroup_name(self, request: dict[str, Any]) -> str:
         name = str(request.get("cgroup") or request["id"])
         return name if "/" in name else f"{self.cgroup}/{name}"
 
-    def start(
-        self, container: Container, request: dict[str, Any], stdin: int, keep: Callable[[Container], None]
-    ) -> None:
-        """Fork process 1. On return the container has pid, pidfd, pipes, status pipe; errors leave nothing.
+    def start(self, container: Container, text: bytes, stdin: int, keep: Callable[[Container], None]) -> None:
+        """Fork process 1, or use the spare. On return the container has pid, pidfd, pipes, status pipe; errors leave
+
+        nothing. `text` is the request.
 
         The child waits before exec until it is recorded and `keep` has been called: were this process killed
         before, the child would end, and not run on unknown to everyone.
         """
+        request = wire.decode(text)
         container.cgroup = self.cgroup_name(request)
         container.name = str(request.get("name") or container.id[:12])
         container.log_request = request.get("log")
         container.tty = bool(request.get("tty"))
         container.stop_signal = int(request.get("stop_signal") or 15)
-        launch = init.Launch(request, self.cgroups, container.cgroup)
-        launch.stdin = stdin
+        launch = init.Launch(request, self.cgroups, container.cgroup, self.spare.staging)
+        if request.get("stdin") == "fd":
+            launch.stdin = stdin
+        resources = request.get("resources") or {}
+        shape = init.shape_of(request)
+        self.spare.learn(shape)
         opened: list[int] = []
         try:
-            if not self.cgroups.create(
-                container.cgroup, request.get("resources") or {}, all_devices=launch.all_devices
-            ):
+            ready = self.spare.take(shape, text, container.cgroup, resources)
+            if ready is None and not self.cgroups.create(container.cgroup, resources, all_devices=launch.all_devices):
                 container.oom_base = self.cgroups.oom_kills(container.cgroup)
             container.open_log()
             if container.log is not None:
                 container.log.begin()
             self._open_streams(container, launch, opened)
-            container.status, container.report = self._open_status(launch, opened)
-            cgroup_fd = self.cgroups.open(container.cgroup)
-            if cgroup_fd >= 0:
-                opened.append(cgroup_fd)
             for name in ("exit", "meta"):
                 wire.forget(f"{container.directory}/{name}")
             container.started_at = time.time()
-            pid, pidfd = namespaces.fork_into_pid_namespace(cgroup_fd)
-            if pid == 0:
-                init.run_container(launch)
-            container.child = Child(pid, wire.process_starttime(pid), pidfd)
+            if ready is None:
+                self._fork(container, launch, opened)
+            else:
+                container.child, container.status, container.report = ready.child, ready.status, ready.report
+                opened.append(ready.channel.detach())
             keep(container)
             container.write_meta()
-            os.write(launch.go_write, init.GO)
+            if ready is None:
+                os.write(launch.go_write, init.GO)
+            else:
+                spare.send_go(opened[-1], launch)
         except OSError as error:
             self._undo(container)
             cause = (error.strerror or str(error)).lower()
@@ -96,6 +104,16 @@ class Launcher:
         finally:
             for fd in opened:
                 os.close(fd)
+
+    def _fork(self, container: Container, launch: init.Launch, opened: list[int]) -> None:
+        container.status, container.report = self._open_status(launch, opened)
+        cgroup_fd = self.cgroups.open(container.cgroup)
+        if cgroup_fd >= 0:
+            opened.append(cgroup_fd)
+        pid, pidfd = namespaces.fork_into_pid_namespace(cgroup_fd)
+        if pid == 0:
+            init.run_container(launch)
+        container.child = Child(pid, wire.process_starttime(pid), pidfd)
 
     def _undo(self, container: Container) -> None:
         if container.child.pidfd >= 0:

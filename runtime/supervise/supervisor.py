@@ -34,7 +34,7 @@ class Supervisor:
         self.loop = Loop()
         self.held = HeldDescriptors(state.held, keeper)
         self.connections: dict[int, Connection] = {}
-        self.launcher = Launcher(state.run, state.cgroup, cgroup_module.detect())
+        self.launcher = Launcher(state.run, state.cgroup, cgroup_module.detect(), self._note_spare)
         self.cgroups = self.launcher.cgroups
         sessions = Sessions(self.loop, self.launcher, f"{state.run}/exits")
         self.attendance = Attendance(
@@ -78,6 +78,10 @@ class Supervisor:
         self.loop.close()
         self.launcher.close()
 
+    def _note_spare(self, pid: int, gone: bool) -> None:
+        """The end of a child that never was a container's is nothing to record."""
+        self.held.tell_keeper({"op": "spare", "pid": pid, "gone": gone})
+
     def _on_keeper(self, _: int) -> None:
         self.held.keeper_died = True
 
@@ -89,6 +93,7 @@ class Supervisor:
         if not self._is_idle():
             self.idle_since = time.monotonic()
         elif time.monotonic() - self.idle_since >= IDLE_DELAY and self.loop.is_quiet():
+            self.launcher.spare.discard()
             os._exit(0)  # the keeper follows; a client that comes right now starts a new pair
 
     # ---- clients
@@ -225,6 +230,7 @@ class Supervisor:
         connection.answer({})
         self._drop(connection)
         if self._is_idle() and self.loop.is_quiet():
+            self.launcher.spare.discard()
             os._exit(0)
         return None
 
@@ -233,6 +239,7 @@ class Supervisor:
     def _upgrade(self, connection: Connection, _: dict[str, Any], __: list[int]) -> dict[str, Any] | None:
         """execv in place: the same process, so children stay children. Clients connect again."""
         connection.answer({})
+        self.launcher.spare.discard()  # of the old program
         for container in self.attendance.containers.values():
             container.drain()
         held = self.state.held

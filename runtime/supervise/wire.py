@@ -66,13 +66,20 @@ def decode(data: bytes) -> Any:
 def read_file(path: str) -> Any:
     """The JSON value in a file, or None when it is absent or torn."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return decode(read_all(fd))
+        data = read_bytes(path)
+        return decode(data) if data else None
     except (ValueError, OSError):
         return None
+
+
+def read_bytes(path: str) -> bytes:
+    """What is in a file, nothing when it is absent."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return read_all(fd)
     finally:
         os.close(fd)
 
