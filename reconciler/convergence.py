@@ -405,4 +405,7 @@ def destroy(
         left = bool(make_destroy_plan(observe(engine, stack), volumes).actions) if done or failures else False
         if not failures and done:
             generations.record_event(stack, "", "destroyed", reason, number)
+        if not failures and not left:
+            # What killed commands left is on no list of the stack's objects.
+            engine.collect_garbage()
     return Outcome(stack, number, first, not left, left and not failures, tuple(failures), first.warnings, done=done)

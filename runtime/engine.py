@@ -90,7 +90,12 @@ class Engine:
     def make_image(
         self, name: str, request: api.ImageRequest, labels: api.Labels, declared: api.Json, progress: api.Progress
     ) -> api.ImageInfo:
+        from runtime.container.step import collect_steps
+
         with translated(f'make image "{name}"'):
+            # Layers that a killed build left half made may be as large as whole ones.
+            collect_steps(self.lifecycle)
+            self.images.recover()
             if isinstance(request, api.BuildRequest):
                 record = self._build(name, request, labels, declared, progress)
             elif isinstance(request, api.BootstrapRequest):
@@ -289,9 +294,9 @@ class Engine:
         with translated(f'repair container "{id}"'):
             self.lifecycle.repair(self.store.find(id))
 
-    def relabel_container(self, id: str, labels: api.Labels, declared: api.Json) -> None:
+    def relabel_container(self, id: str, labels: api.Labels, declared: api.Json, care: api.Care | None = None) -> None:
         with translated(f'relabel container "{id}"'):
-            self.store.relabel(self.store.find(id), dict(labels), declared)
+            self.lifecycle.relabel(self.store.find(id), dict(labels), declared, care)
 
     def wait_container(self, id: str, timeout: float | None = None) -> api.Run | None:
         with translated(f'wait for container "{id}"'):
@@ -355,13 +360,14 @@ class Engine:
 
     def collect_garbage(self) -> None:
         from runtime.cgroup import sweep_cgroups
-        from runtime.container.remains import collect_remains
+        from runtime.container.remains import collect_remains, collect_temporaries
         from runtime.container.step import collect_steps
         from runtime.snapshot.overlay import empty_trash
 
         with translated("clean the state root"):
             self.images.recover()
             collect_remains(self.lifecycle)
+            collect_temporaries(self.layout)
             collect_steps(self.lifecycle)
             live = self.live_ids()
             self.networks.collect_garbage(live)

@@ -10,10 +10,13 @@ import time
 from runtime.container.lifecycle import LABEL_ANONYMOUS, Lifecycle
 from runtime.container.store import process_start_time
 from runtime.errors import Conflict
+from runtime.layout import Layout
 
 ATTENDED = 60.0
 """Seconds for which somebody may still be about to use what looks left behind."""
 
+_TEMPORARY = re.compile(r"\.([0-9]+)(?:\.[0-9a-f]{6,8}|\.new)?\Z")
+"""NAME.PID, NAME.PID.RANDOM or NAME.PID.new, as every writer of ours names what it is about to rename."""
 _ANONYMOUS = re.compile(r"([0-9a-f]{32})-[0-9]+\Z")
 
 
@@ -69,6 +72,22 @@ def _collect_removed(lifecycle: Lifecycle) -> None:
         match = _ANONYMOUS.match(name)
         if match and match[1] not in known:
             lifecycle.volumes.remove(name)
+
+
+def collect_temporaries(layout: Layout) -> None:
+    """Files that were never renamed into place, by processes that are dead. Some hold a secret, all stay for ever."""
+    network = f"{layout.run}/network"
+    for directory in (
+        layout.configs, layout.secrets, layout.networks, layout.seccomp, layout.build_cache, f"{layout.root}/cache",
+        layout.run, layout.zone, network, *(f"{network}/{name}" for name in ("attached", "groups", "ports")),
+    ):  # fmt: skip
+        for name in _names_in(directory):
+            match = _TEMPORARY.search(name)
+            if match and not process_start_time(int(match[1])):
+                try:
+                    os.unlink(f"{directory}/{name}")
+                except OSError:
+                    continue  # gone, or a directory: not one of these
 
 
 def _names_in(directory: str) -> list[str]:
