@@ -11,7 +11,8 @@ from runtime import api
 from runtime.cgroup import detect, normal_limits
 from runtime.container.lifecycle import image_config
 from runtime.container.spec import health_check, resources_request
-from runtime.container.store import ContainerRecord, ContainerStore, read_json
+from runtime.container.store import ContainerRecord, ContainerStore
+from runtime.files import read_json
 from runtime.image.store import ImageRecord, ImageStore
 from runtime.layout import Layout
 from runtime.network import Networks

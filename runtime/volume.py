@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 from runtime import api
-from runtime.container.store import read_json
 from runtime.errors import Conflict, InvalidSpec, NotFound, Unsupported
+from runtime.files import read_json
 from runtime.layout import Layout
 from runtime.lock import locked
 

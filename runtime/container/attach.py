@@ -11,6 +11,8 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from runtime.files import write_all
+
 CHUNK = 65536
 
 
@@ -75,9 +77,3 @@ def proxy_terminal(master: int, stdin: int, stdout: int | None, finished: Callab
             signal.signal(signal.SIGWINCH, former)
         os.close(wake_read)
         os.close(wake_write)
-
-
-def write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

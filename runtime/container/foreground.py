@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from runtime.container.attach import proxy_terminal, write_all
+from runtime.container.attach import proxy_terminal
 from runtime.container.lifecycle import Lifecycle
 from runtime.container.store import ContainerRecord, OutputToCome
 from runtime.errors import EngineError
+from runtime.files import write_all
 from runtime.supervise.logfile import read_log
 
 

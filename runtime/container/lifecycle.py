@@ -10,6 +10,8 @@ import dataclasses
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from runtime import api
@@ -22,16 +24,10 @@ from runtime.container.spec import (
     resources_request,
     signal_number,
 )
-from runtime.container.store import (
-    ContainerRecord,
-    ContainerStore,
-    new_id,
-    read_json,
-    run_from_exit,
-    write_json,
-)
+from runtime.container.store import ContainerRecord, ContainerStore, new_id, run_from_exit
 from runtime.container.users import resolve_user
 from runtime.errors import Conflict, EngineError, InvalidSpec, NotFound, Unavailable
+from runtime.files import read_json, write_json
 from runtime.image.store import ImageRecord, ImageStore
 from runtime.layout import Layout
 from runtime.lock import locked
@@ -134,7 +130,8 @@ class Lifecycle:
             self.store.set_intent(id, "")
             self._forget_run(record)
             try:
-                self._launch(record, stdin, stdio)
+                with _open_input(record.spec, self.store.run_file(id, "input"), stdio) as given:
+                    self._launch(record, stdin, given)
             except BaseException as error:
                 try:
                     self._end_half_started(id)
@@ -193,7 +190,7 @@ class Lifecycle:
                 "max_size": spec.log_max_size,
                 "max_files": spec.log_max_files,
             },
-            stdin="pty" if spec.tty else stdin,
+            stdin="pty" if spec.tty else "fd" if stdio else stdin,
         )  # fmt: skip
         write_json(f"{run}/request.json", request)
         self.client.start(id, stdio)
@@ -431,6 +428,21 @@ class Lifecycle:
         image = self.images.get(record.image_id)
         return health_check(record.spec, image_config(image) if image else {})
 
+    def relabel(self, id: str, labels: dict[str, str], declared: Any, care: api.Care | None) -> None:
+        before = self.health_check(self.store.get(id))
+        self.store.relabel(id, labels, declared, care)
+        record = self.store.get(id)
+        after = self.health_check(record)
+        if (before and before.test) == (after and after.test):
+            return
+        # What another check found says nothing; names and ports stay as they are until this one has spoken.
+        try:
+            os.unlink(self.store.run_file(id, "health"))
+        except FileNotFoundError:
+            pass
+        if after is None and record.spec.networks and self.store.live_pid(id):
+            self.networks.set_health(id, "none")
+
     def set_health(self, id: str, health: api.Health, detail: str) -> None:
         record = self.store.get(id)
         if not self.store.live_pid(id):
@@ -439,6 +451,27 @@ class Lifecycle:
         write_json(self.store.run_file(id, "health"), {"health": health, "detail": detail[-500:], "time": time.time()})
         if record.spec.networks and (before is None or before["health"] != health):
             self.networks.set_health(id, health)
+
+
+@contextmanager
+def _open_input(
+    spec: api.ContainerSpec, path: str, stdio: tuple[int, int, int] | None
+) -> Iterator[tuple[int, int, int] | None]:
+    """`stdin_open` without anybody at the other end: an input that neither holds anything nor ever ends."""
+    if stdio is not None or spec.tty or not spec.stdin_open:
+        yield stdio
+        return
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    os.mkfifo(path, 0o600)
+    try:
+        # Held open for writing by the program itself, so that it never reads an end.
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.unlink(path)
+    try:
+        yield (fd, fd, fd)
+    finally:
+        os.close(fd)
 
 
 def image_config(image: ImageRecord) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from runtime import api
 from runtime.container.lifecycle import Lifecycle, network_addresses
 from runtime.container.rootfs import Rootfs
 from runtime.container.spec import launch_request
-from runtime.container.store import OutputToCome, new_id, process_start_time, read_json, write_json
+from runtime.container.store import OutputToCome, new_id, process_start_time
 from runtime.container.users import resolve_user
 from runtime.errors import NotFound
+from runtime.files import read_json, write_json
 from runtime.sandbox import capabilities, seccomp
 from runtime.snapshot import overlay
 from runtime.supervise.logfile import read_log

@@ -18,31 +18,11 @@ from typing import Any
 
 from runtime import api
 from runtime.errors import Conflict, NotFound
+from runtime.files import read_json, write_json, write_text
 from runtime.layout import Layout
 from runtime.snapshot import overlay
 
 KEPT_RUNS = 20
-
-
-def read_json(path: str) -> Any:
-    """The value in `path`, or None when the file is absent or half written."""
-    try:
-        with open(path, "rb") as file:
-            return json.loads(file.read())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-
-
-def write_json(path: str, value: Any) -> None:
-    """Replace `path` atomically; no fsync: container records may be lost with the machine, never torn."""
-    write_text(path, json.dumps(value, separators=(",", ":")))
-
-
-def write_text(path: str, text: str) -> None:
-    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
-    with open(temporary, "x", opener=_private) as file:
-        file.write(text)
-    os.rename(temporary, path)
 
 
 def process_start_time(pid: int) -> int:
@@ -103,10 +83,6 @@ def _encode(record: ContainerRecord) -> str:
         "spec": spec_to_json(record.spec),
     }
     return json.dumps(value, separators=(",", ":"))
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def spec_to_json(spec: api.ContainerSpec) -> dict[str, Any]:
@@ -180,15 +156,16 @@ class ContainerStore:
         own = process_start_time(os.getpid())
         temporary = f"{self.layout.containers}/.new-{os.getpid()}-{own}-{id}"
         os.mkdir(temporary, 0o711)
-        with open(f"{temporary}/container.json", "x", opener=_private) as file:
-            file.write(_encode(record))
+        write_text(f"{temporary}/container.json", _encode(record))
         os.rename(temporary, self.layout.container(id))
         return record
 
-    def relabel(self, id: str, labels: dict[str, str], declared: Any) -> None:
+    def relabel(self, id: str, labels: dict[str, str], declared: Any, care: api.Care | None = None) -> None:
         path = f"{self.layout.container(id)}/container.json"
         record = self._read(id, path)
         record.labels, record.declared = labels, declared
+        if care is not None:
+            record.spec = dataclasses.replace(record.spec, health=care.health, stop_grace=care.stop_grace)
         try:
             write_text(path, _encode(record))
         except FileNotFoundError:

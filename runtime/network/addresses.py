@@ -9,9 +9,10 @@ from typing import Any
 
 from runtime.api import Attachment
 from runtime.errors import Conflict, InvalidSpec
+from runtime.files import read_json, remove_file, write_json
 from runtime.lock import locked
 from runtime.network.ipam import next_address, static_address
-from runtime.network.records import NetworkRecord, Records, list_names, read_json, remove_file, write_json
+from runtime.network.records import NetworkRecord, Records, list_names
 
 Interface = dict[str, Any]
 

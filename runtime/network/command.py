@@ -9,7 +9,8 @@ from collections.abc import Collection
 from importlib.util import find_spec
 from typing import Protocol
 
-from runtime.network.records import Records, read_json, remove_file
+from runtime.files import read_json, remove_file
+from runtime.network.records import Records
 
 PROGRAM = "import sys; sys.path[:0] = sys.argv[1:3]; from runtime.network.names import main; main(*sys.argv[3:])"
 PATIENCE = 3.0

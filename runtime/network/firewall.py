@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from runtime.files import read_json, remove_file, write_json
 from runtime.lock import locked
 from runtime.network.balance import published_ports
 from runtime.network.nft import Nft, NftError
-from runtime.network.records import NetworkRecord, Records, list_names, read_json, remove_file, write_json
+from runtime.network.records import NetworkRecord, Records, list_names
 from runtime.network.rules import (
     Published,
     Table,

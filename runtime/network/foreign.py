@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.files import read_json, write_json
 from runtime.network.nft import Nft, NftError
-from runtime.network.records import Records, read_json, write_json
+from runtime.network.records import Records
 
 HOOKS = ("forward", "input")
 USER_CHAIN = "DOCKER-USER"

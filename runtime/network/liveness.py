@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from runtime.files import read_json
 from runtime.layout import Layout
-from runtime.network.records import read_json
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from runtime.api import Port
 from runtime.errors import InvalidSpec, PortBusy
+from runtime.files import read_json, remove_file, write_json
 from runtime.lock import locked
-from runtime.network.records import Records, list_names, read_json, remove_file, write_json
+from runtime.network.records import Records, list_names
 
 TIME_WAIT = 6
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.errors import InvalidSpec
+from runtime.files import read_json, remove_file, write_json
 from runtime.network.balance import member, new_group, published_ports
 from runtime.network.endpoint import Endpoint
 from runtime.network.firewall import Firewall
-from runtime.network.records import Records, list_names, read_json, remove_file, write_json
+from runtime.network.records import Records, list_names
 from runtime.network.rules import Published
 
 

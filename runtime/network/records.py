@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import asdict, replace
@@ -11,9 +10,9 @@ from typing import Any
 
 from runtime.api import NetworkSpec
 from runtime.errors import InvalidSpec, NotFound
+from runtime.files import read_json, remove_file, write_json
 from runtime.layout import Layout
 from runtime.network.ipam import Subnet
-from runtime.supervise.wire import write_all
 from runtime.value import value
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
@@ -59,45 +58,6 @@ def check_names(spec: NetworkSpec) -> None:
         )
     if not 576 <= spec.mtu <= 65535 or (spec.ipv6 and spec.mtu < 1280):
         raise InvalidSpec(f'cannot create network "{spec.name}": mtu {spec.mtu} is out of range')
-
-
-def write_text(path: str, text: str, durable: bool = False) -> None:
-    """Whole or not at all; `durable` also survives a power failure."""
-    temporary = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}.{os.urandom(3).hex()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(fd, text.encode())
-        if durable:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
-    if durable:
-        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def write_json(path: str, value: Any, durable: bool = False) -> None:
-    write_text(path, json.dumps(value, separators=(",", ":")), durable)
-
-
-def read_json(path: str) -> Any:
-    """None for a file that is absent or that nobody could have written whole."""
-    try:
-        with open(path, "rb") as file:
-            return json.loads(file.read())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-
-
-def remove_file(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def list_names(directory: str, prefix: str = "", suffix: str = ".json") -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from runtime.api import Attachment, Damage, NetworkInfo, NetworkSpec, Port
 from runtime.errors import Conflict, EngineError, Unsupported
+from runtime.files import remove_file, write_json
 from runtime.layout import Layout
 from runtime.lock import locked
 from runtime.network.addresses import Addresses
@@ -23,15 +24,7 @@ from runtime.network.liveness import proven_dead
 from runtime.network.nft import Nft
 from runtime.network.ports import Ports, SocketHolder
 from runtime.network.publish import Publisher
-from runtime.network.records import (
-    NetworkRecord,
-    Records,
-    check_names,
-    list_names,
-    remove_file,
-    same_network,
-    write_json,
-)
+from runtime.network.records import NetworkRecord, Records, check_names, list_names, same_network
 from runtime.network.resolv import hosts_text, read_host_resolv, resolv_text
 
 Damages = list[Damage]

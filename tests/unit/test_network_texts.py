@@ -10,13 +10,14 @@ import pytest
 
 from runtime.api import NetworkSpec, Port
 from runtime.errors import InvalidSpec
+from runtime.files import read_json, write_json
 from runtime.network.balance import member, new_group, published_ports, serves
 from runtime.network.damage import _tree_addresses
 from runtime.network.forward import question_end
 from runtime.network.ipam import Subnet, plan_subnets
 from runtime.network.names import reverse_address
 from runtime.network.ports import canonical, key_of, port_of
-from runtime.network.records import NetworkRecord, check_names, list_names, read_json, write_json
+from runtime.network.records import NetworkRecord, check_names, list_names
 from runtime.network.resolv import hosts_text, parse_resolv, resolv_text
 from runtime.network.rules import Table, add_network, change_ports, network_elements, remove_network
 from runtime.network.zone import Zone
