@@ -103,9 +103,9 @@ def test_a_process_below_the_wall_starts_with_cheap_modules_only(module: str) ->
 def test_a_command_imports_only_what_it_needs(line: str) -> None:
     code = (
         "import sys\n"
-        "from reconciler.cli.main import main\n"
-        f"sys.argv = ['holdfast', *{line.split()!r}]\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "from reconciler.cli.errors import run_command\n"
+        "from reconciler.cli.main import root\n"
+        f"run_command(root, {line.split()!r})\n"
         "print('\\n'.join(sys.modules), file=sys.stderr)\n"
     )
     result = run_python("-c", code)
@@ -117,9 +117,9 @@ def test_a_command_imports_only_what_it_needs(line: str) -> None:
 def test_a_status_of_an_empty_root_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from reconciler.cli.main import main\n"
-        f"sys.argv = ['holdfast', '--root', {str(tmp_path / 'root')!r}, 'status']\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "from reconciler.cli.errors import run_command\n"
+        "from reconciler.cli.main import root\n"
+        f"run_command(root, ['--root', {str(tmp_path / 'root')!r}, 'status'])\n"
         "print('\\n'.join(sys.modules), file=sys.stderr)\n"
     )
     environment = {**os.environ, "NO_COLOR": "1"}
