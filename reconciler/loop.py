@@ -167,7 +167,8 @@ class Loop:
                         self.prober.restart(event.id)
                     if name is not None and event.action in ("exit", "start"):
                         self._stack(name).wake(urgent=event.action == "exit")
-                    elif name is None and event.action == "start":
+                    elif name is None and event.action in ("exit", "start"):
+                        # Also a look at one that is to go when it ends.
                         self._watch_by_hand(event.id)
             except Exception as error:
                 # Whatever it is: without this thread nobody would hear of deaths any more.

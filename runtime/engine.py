@@ -78,6 +78,10 @@ class Engine:
             records = self.store.all()
             for record in records:
                 self.lifecycle.keep_end(record.id)
+            if any(record.spec.auto_remove for record in records):
+                from runtime.container.remains import remove_ended
+
+                records = [record for record in records if not remove_ended(self.lifecycle, record)]
             return api.Snapshot(
                 containers=tuple(observer.container(record, deep) for record in records),
                 images=tuple(self.images.info(record) for record in self.images.list()),
@@ -300,7 +304,11 @@ class Engine:
 
     def wait_container(self, id: str, timeout: float | None = None) -> api.Run | None:
         with translated(f'wait for container "{id}"'):
-            return self.lifecycle.wait(self.store.find(id), timeout)
+            from runtime.container.attended import attended
+
+            found = self.store.find(id)
+            with attended(self.layout, found):
+                return self.lifecycle.wait(found, timeout)
 
     def set_health(self, id: str, health: api.Health, detail: str = "") -> None:
         with translated(f'record the health of container "{id}"'):

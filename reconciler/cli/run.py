@@ -146,15 +146,9 @@ def _create(spec: ContainerSpec) -> str:
     try:
         return engine().create_container(spec)
     except Conflict:
-        ended = [
-            c
-            for c in engine().snapshot(deep=False).containers
-            if c.name == spec.name and c.auto_remove and c.status == "stopped"
-        ]
-        if not ended:
+        # A look removes what has ended and was to go.
+        if any(container.name == spec.name for container in engine().snapshot(deep=False).containers):
             raise
-        for container in ended:
-            engine().remove_container(container.id)
         return engine().create_container(spec)
 
 

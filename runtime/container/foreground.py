@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from runtime.container.attach import proxy_terminal
+from runtime.container.attended import attended
 from runtime.container.lifecycle import Lifecycle
 from runtime.container.store import ContainerRecord, OutputToCome
 from runtime.errors import EngineError
@@ -21,7 +22,7 @@ def run_foreground(lifecycle: Lifecycle, record: ContainerRecord, stdio: tuple[i
     """Start, follow the log to the caller's stdout and stderr, and return the exit code (128+n by signal)."""
     id, spec = record.id, record.spec
     log = f"{lifecycle.layout.container(id)}/log"
-    with forwarded_signals(lifecycle, id):
+    with attended(lifecycle.layout, id), forwarded_signals(lifecycle, id):
         lifecycle.start(id, "fd" if spec.stdin_open else "null", stdio if spec.stdin_open else None)
 
         alive = OutputToCome(lifecycle.store, id)

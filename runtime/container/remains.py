@@ -7,13 +7,15 @@ import re
 import shutil
 import time
 
+from runtime.container.attended import is_attended
 from runtime.container.lifecycle import LABEL_ANONYMOUS, Lifecycle
-from runtime.container.store import process_start_time
+from runtime.container.store import ContainerRecord, process_start_time
 from runtime.errors import Conflict
 from runtime.layout import Layout
+from runtime.network.liveness import is_in_hand
 
-ATTENDED = 60.0
-"""Seconds for which somebody may still be about to use what looks left behind."""
+UNRECORDED = 60.0
+"""Seconds within which somebody may still be about to record what an anonymous volume belongs to."""
 
 _TEMPORARY = re.compile(r"\.([0-9]+)(?:\.[0-9a-f]{6,8}|\.new)?\Z")
 """NAME.PID, NAME.PID.RANDOM or NAME.PID.new, as every writer of ours names what it is about to rename."""
@@ -24,12 +26,19 @@ def collect_remains(lifecycle: Lifecycle) -> None:
     """Idempotent, and safe beside anything that other processes do."""
     _collect_unfinished(lifecycle)
     for record in lifecycle.store.all():
-        if record.spec.auto_remove and _is_over(lifecycle, record.id):
-            try:
-                lifecycle.remove(record.id)
-            except Conflict:
-                continue  # started again meanwhile
+        remove_ended(lifecycle, record)
     _collect_removed(lifecycle)
+
+
+def remove_ended(lifecycle: Lifecycle, record: ContainerRecord) -> bool:
+    """Remove it if it was to go when it ends, has ended, and nobody is just waiting for that."""
+    if not record.spec.auto_remove or not _is_over(lifecycle, record.id):
+        return False
+    try:
+        lifecycle.remove(record.id)
+    except Conflict:
+        return False  # started again meanwhile
+    return True
 
 
 def _collect_unfinished(lifecycle: Lifecycle) -> None:
@@ -42,12 +51,11 @@ def _collect_unfinished(lifecycle: Lifecycle) -> None:
 
 
 def _is_over(lifecycle: Lifecycle, id: str) -> bool:
-    """Ended a while ago, so that whoever ran it has read its exit code and its log, or torn by a crash."""
+    """Ended, or torn by a crash; not one that is just being started."""
     store = lifecycle.store
-    if store.live_pid(id) or store.exit_is_pending(id):
+    if store.live_pid(id) or store.exit_is_pending(id) or not store.runs(id)[1]:
         return False
-    runs = store.runs(id)[1]
-    return bool(runs) and (runs[-1].finished_at or runs[-1].started_at) < time.time() - ATTENDED
+    return not is_attended(lifecycle.layout, id) and not is_in_hand(lifecycle.layout, id)
 
 
 def _collect_removed(lifecycle: Lifecycle) -> None:
@@ -61,7 +69,7 @@ def _collect_removed(lifecycle: Lifecycle) -> None:
     volumes = [
         volume.name
         for volume in lifecycle.volumes.list()
-        if LABEL_ANONYMOUS in volume.labels and volume.created_at < time.time() - ATTENDED
+        if LABEL_ANONYMOUS in volume.labels and volume.created_at < time.time() - UNRECORDED
     ]
     known = set(store.ids())
     for id in (run | secrets) - known:

@@ -198,3 +198,21 @@ def test_the_agent_stops_at_sigterm_and_leaves_the_containers(holdfast: Holdfast
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(15) == 0 and not done.is_set()
     assert pid_of(holdfast) == pid
+
+
+def test_a_container_that_is_to_go_when_it_ends_goes_although_nobody_waits(holdfast: Holdfast) -> None:
+    def records() -> list[str]:
+        return os.listdir(holdfast.layout.containers)
+
+    run = ("container", "run", "--detach", "--rm", "--name", "brief", "busybox", "sleep")
+    holdfast.run(*run, "0.1")
+    time.sleep(0.5)
+    assert holdfast.containers(all=True) == [] and records() == []
+    with holdfast.agent("--interval", "1h"):
+        holdfast.run(*run, "0.3")
+        wait_until(lambda: records() == [], "the agent removes it at its end", 5.0)
+        assert (
+            holdfast.run("container", "run", "--rm", "busybox", "sh", "-c", "echo seen; exit 3", code=3).stdout
+            == "seen\n"
+        )
+    assert records() == []

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from runtime import api
-from runtime.container import remains
+from runtime.container.attended import attended
 from runtime.engine import Engine
 from runtime.errors import Conflict, DiskFull, EngineError, NotFound
 from runtime.lock import locked
@@ -193,17 +193,18 @@ def test_a_failed_creation_leaves_no_anonymous_volume(
     assert os.listdir(engine.layout.volumes) == before
 
 
-def test_garbage_collection_leaves_a_container_that_was_to_go_to_whoever_ran_it(
-    engine: Engine, made: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_container_that_is_to_go_when_it_ends_goes_at_the_next_look_but_not_before_who_waits_has_seen_its_end(
+    engine: Engine, made: list[str]
 ) -> None:
     id = create(engine, made, "exit 3", auto_remove=True)
-    engine.start_container(id)
-    engine.wait_container(id, 10)
-    engine.collect_garbage()
-    assert state(engine, id).last_run is not None
-    monkeypatch.setattr(remains, "ATTENDED", -1.0)
-    engine.collect_garbage()
-    assert not os.path.exists(engine.layout.container(id))
+    with attended(engine.layout, id):
+        engine.start_container(id)
+        engine.wait_container(id, 10)
+        engine.collect_garbage()
+        last = state(engine, id).last_run
+        assert last and last.exit_code == 3
+    assert id not in [one.id for one in engine.snapshot().containers]
+    assert not os.path.exists(engine.layout.container(id)) and not os.path.exists(engine.layout.run_container(id))
 
 
 def test_a_health_check_runs_in_a_process_with_thousands_of_open_files(engine: Engine, made: list[str]) -> None:
