@@ -16,12 +16,11 @@ from reconciler.generations import Generations
 from reconciler.health import Prober
 from reconciler.labels import LABEL_STACK
 from reconciler.model import Desired
-from reconciler.observed import declared_part
 from reconciler.outcome import ConvergeOptions, Outcome, Progress, Tell
 from reconciler.status import Held
 from reconciler.wanted import begin, desired_identity, keep_files
 from reconciler.worker import StackWorker
-from runtime.api import ContainerState, Engine, HealthCheck, Snapshot
+from runtime.api import ContainerState, Engine, Snapshot
 from runtime.errors import EngineError
 
 __all__ = [
@@ -201,7 +200,7 @@ class Loop:
             return
         self._owners[state.id] = state.labels.get(LABEL_STACK, "")
         run = state.last_run
-        self.prober.watch(state.id, wanted_check(state), state.health, started_at=run.started_at if run else 0.0)
+        self.prober.watch(state.id, state.health_check, state.health, started_at=run.started_at if run else 0.0)
 
     def _watch_by_hand(self, id: str) -> None:
         for state in self.engine.snapshot(deep=False).containers:
@@ -220,15 +219,3 @@ class Loop:
     def _all(self) -> list[StackWorker]:
         with self._mutex:
             return list(self._stacks.values())
-
-
-def wanted_check(state: ContainerState) -> HealthCheck | None:
-    """The check as last declared; it may have changed in place since the container was made."""
-    policy = declared_part(state.declared, "policy")
-    health = policy.get("health") if isinstance(policy, dict) else None
-    if isinstance(health, dict):
-        try:
-            return HealthCheck(**{**health, "test": tuple(health["test"])})
-        except (TypeError, KeyError):
-            return state.health_check
-    return state.health_check

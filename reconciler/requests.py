@@ -14,6 +14,7 @@ from runtime.api import (
     Attachment,
     BootstrapRequest,
     BuildRequest,
+    Care,
     ContainerSpec,
     File,
     HealthCheck,
@@ -73,8 +74,7 @@ def container_spec(desired: Desired, resource: Resource, index: int, generation:
     for item in spec.get("networks") or []:
         aliases = tuple(dict.fromkeys((*own_names, *(item.get("aliases") or []))))
         attachments.append(Attachment(**{**item, "aliases": aliases}))
-    health = policy.get("health")
-    grace = policy.get("stop_grace")
+    looked_after = care(resource)
     return ContainerSpec(
         name=container_name(desired.stack, key, index, policy),
         image=image_name(desired, spec["image"]),
@@ -82,8 +82,8 @@ def container_spec(desired: Desired, resource: Resource, index: int, generation:
         declared=declared_record(resource),
         hostname=spec.get("hostname") or f"{key.name}-{index}"[:63],
         networks=tuple(attachments),
-        health=HealthCheck(**{**health, "test": tuple(health["test"])}) if health else None,
-        stop_grace=10.0 if grace is None else float(grace),
+        health=looked_after.health,
+        stop_grace=looked_after.stop_grace,
         **arguments,
     )
 
@@ -98,6 +98,16 @@ def _value(name: str, value: Any) -> Any:
 
 def _tuples(item: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}
+
+
+def care(resource: Resource) -> Care:
+    """What of a policy the engine itself acts on."""
+    policy = resource.policy or {}
+    health, grace = policy.get("health"), policy.get("stop_grace")
+    return Care(
+        HealthCheck(**{**health, "test": tuple(health["test"])}) if health else None,
+        10.0 if grace is None else float(grace),
+    )
 
 
 def network_spec(stack: str, resource: Resource, generation: int) -> NetworkSpec:

@@ -108,6 +108,14 @@ class HealthCheck:
 
 
 @value
+class Care:
+    """How a container is looked after, which may change while it lives; `health` None means the image's own check."""
+
+    health: HealthCheck | None = None
+    stop_grace: float = 10.0
+
+
+@value
 class ContainerSpec:
     """All that `create_container` needs. None for command, entrypoint, user, … means the image's own value."""
 
@@ -447,8 +455,8 @@ class Engine(Protocol):
         """Put back limits, links and addresses of a running container that `damage` names."""
         ...
 
-    def relabel_container(self, id: str, labels: Labels, declared: Json) -> None:
-        """Replace bookkeeping on a live container; never touches its process."""
+    def relabel_container(self, id: str, labels: Labels, declared: Json, care: Care | None = None) -> None:
+        """Replace bookkeeping, and with `care` its health check and grace, on a live container; its process runs on."""
         ...
 
     def wait_container(self, id: str, timeout: float | None = None) -> Run | None:

@@ -179,7 +179,8 @@ class Steps:
         _, resource = self._wanted(action)
         labels = requests.object_labels(self.stack, resource, self.generation, action.index)
         declared = requests.declared_record(resource)
-        persistently(lambda: self.engine.relabel_container(action.object_id, labels, declared))
+        care = requests.care(resource)
+        persistently(lambda: self.engine.relabel_container(action.object_id, labels, declared, care))
         return ""
 
     def _replace(self, action: Action) -> str:

@@ -12,7 +12,7 @@ from reconciler.planner.drafts import Draft
 from reconciler.planner.replacement import choose_order
 from reconciler.planner.sheet import Sheet, count_replicas, damage_reasons, grace_of
 from reconciler.planner.waiting import Standing
-from reconciler.requests import image_name
+from reconciler.requests import container_name, image_name
 from reconciler.restart import decide_restart, has_completed, runs_to_completion
 
 COUNTS = frozenset({"replicas", "completions", "parallelism"})
@@ -110,6 +110,9 @@ def _misfit(sheet: Sheet, resource: Resource, one: Instance) -> tuple[Reason, ..
         return find_differences(one.spec, resource.spec) or (
             Reason("fingerprint", show(one.fingerprint), show(resource.fingerprint)),
         )
+    name = container_name(sheet.desired.stack, one.key, one.index, resource.policy)
+    if one.state.name != name:
+        return (Reason("container_name", one.state.name, name),)
     image = Key("image", str(resource.spec.get("image")))
     if sheet.drafts.get(image):
         return ()

@@ -78,5 +78,5 @@ def damage_reasons(damage: Iterable[object]) -> tuple[Reason, ...]:
 
 
 def grace_of(policy: object) -> float | None:
-    grace = policy.get("stopgrace_of") if isinstance(policy, dict) else None
+    grace = policy.get("stop_grace") if isinstance(policy, dict) else None
     return None if grace is None else float(grace)

@@ -130,7 +130,7 @@ class Lifecycle:
             self.store.set_intent(id, "")
             self._forget_run(record)
             try:
-                with _open_input(record.spec, self.store.run_file(id, "input"), stdio) as given:
+                with _open_input(record.spec, stdio) as given:
                     self._launch(record, stdin, given)
             except BaseException as error:
                 try:
@@ -454,24 +454,22 @@ class Lifecycle:
 
 
 @contextmanager
-def _open_input(
-    spec: api.ContainerSpec, path: str, stdio: tuple[int, int, int] | None
-) -> Iterator[tuple[int, int, int] | None]:
-    """`stdin_open` without anybody at the other end: an input that neither holds anything nor ever ends."""
+def _open_input(spec: api.ContainerSpec, stdio: tuple[int, int, int] | None) -> Iterator[tuple[int, int, int] | None]:
+    """`stdin_open` without anybody at the other end: an input that holds nothing and never ends."""
     if stdio is not None or spec.tty or not spec.stdin_open:
         yield stdio
         return
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    os.mkfifo(path, 0o600)
+    reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
-        # Held open for writing by the program itself, so that it never reads an end.
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        # Opened for both, so that the program itself keeps the end from coming.
+        both = os.open(f"/proc/self/fd/{reading}", os.O_RDWR | os.O_CLOEXEC)
     finally:
-        os.unlink(path)
+        os.close(reading)
+        os.close(writing)
     try:
-        yield (fd, fd, fd)
+        yield (both, both, both)
     finally:
-        os.close(fd)
+        os.close(both)
 
 
 def image_config(image: ImageRecord) -> dict[str, Any]:

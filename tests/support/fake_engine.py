@@ -584,12 +584,18 @@ class FakeEngine:
             self._called("repair_container", container.spec.name)
             container.damage = ()
 
-    def relabel_container(self, id: str, labels: api.Labels, declared: api.Json) -> None:
+    def relabel_container(self, id: str, labels: api.Labels, declared: api.Json, care: api.Care | None = None) -> None:
         with self._changed:
             container = self._get(id, "relabel")
             self._called("relabel_container", container.spec.name)
             container.labels = dict(labels)
             container.declared = _copy(declared)
+            if care is not None:
+                before = self._health_check(container)
+                container.spec = replace(container.spec, health=care.health, stop_grace=care.stop_grace)
+                after = self._health_check(container)
+                if (before and before.test) != (after and after.test):
+                    container.health, container.health_detail = "starting" if after and container.live else "none", ""
 
     def wait_container(self, id: str, timeout: float | None = None) -> api.Run | None:
         """With a timeout virtual time passes; without one another thread must end the container within ten seconds."""
