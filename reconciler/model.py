@@ -113,9 +113,9 @@ class Resource:
 #                  "max_attempts": int|None, "delay": float|None, "window": float|None},
 #                  "health": {test, interval, timeout, retries, start_period, start_interval} | None (the image's own),
 #                  "stop_grace": float, "update": {"order": "start-first"|"stop-first"|None, "parallelism": int,
-#                  "delay": float, "monitor": float, "failure_action": str},
+#                  "delay": float, "failure_action": "continue"|"pause"},
 #                  "container_name": str|None, "run_to_completion": bool (a service others wait for by `completed`),
-#                  job only: "backoff_limit", "completions", "parallelism", "ttl"}
+#                  job only: "backoff_limit", "completions", "parallelism"}
 
 
 @dataclass(frozen=True, slots=True)

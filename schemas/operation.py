@@ -88,9 +88,15 @@ class UpdateConfig(Strict):
     parallelism: Natural = 1
     delay: Duration = 0.0
     order: Literal["start-first", "stop-first"] | None = None
-    monitor: Duration = 5.0
-    failure_action: Literal["continue", "pause", "rollback"] = "pause"
-    later: ClassVar = {"max_failure_ratio": ""}
+    failure_action: Literal["continue", "pause"] = "pause"
+    later: ClassVar = {"max_failure_ratio": "", "monitor": ""}
+
+    @field_validator("failure_action", mode="before")
+    @classmethod
+    def _known_action(cls, value: Any) -> Any:
+        if value == "rollback":
+            raise ValueError('"rollback" is not supported yet: a replica that fails keeps its old container anyway')
+        return value
 
 
 class Deploy(Strict):

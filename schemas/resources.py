@@ -265,6 +265,12 @@ class VolumeSpec(External):
         for name in value:
             if name not in ("type", "device", "o"):
                 raise ValueError(f'unknown driver option "{name}"{did_you_mean(name, ("type", "device", "o"))}')
+        kind, words = value.get("type", ""), value.get("o", "").split(",")
+        bound = kind in ("", "none") and {"bind", "rbind"}.intersection(words)
+        if value and kind != "tmpfs" and not (bound and value.get("device")):
+            raise ValueError(f'a volume of type "{kind}" is not supported yet: type tmpfs, or o: bind with a device')
+        if bound and (ignored := sorted(set(words) - {"bind", "rbind", "ro", "rw"})):
+            raise ValueError(f'option "{ignored[0]}" of a bind is not supported yet: bind, rbind, ro and rw')
         return value
 
 

@@ -248,5 +248,4 @@ class JobSpec(ServiceSpec):
     backoff_limit: Natural = 6
     completions: Annotated[int, Parsed(_one, {"type": "integer", "const": 1})] = 1
     parallelism: Annotated[int, Parsed(_one, {"type": "integer", "const": 1})] = 1
-    ttl: Duration | None = None
-    later: ClassVar = {**ServiceSpec.later, "schedule": "kind CronJob is not supported yet"}
+    later: ClassVar = {**ServiceSpec.later, "schedule": "kind CronJob is not supported yet", "ttl": ""}

@@ -133,8 +133,17 @@ class Images:
         policy = document.spec.pull_policy
         return {"pull_policy": policy if policy in ("build", "never") else "missing", "retain": False}
 
+    def check_image_policy(self, document: Document) -> None:
+        policy = document.spec.pull_policy
+        timed = policy in ("daily", "weekly") or policy.startswith("every_")
+        if policy == "always":
+            self.report(document, '"always" is not supported yet: daily, weekly or every_<duration>', "pull_policy")
+        elif timed and document.spec.archive is not None:
+            self.report(document, f'an archive is what its file is, so "{policy}" cannot apply', "pull_policy")
+
     def image_spec(self, document: Document) -> tuple[Json, Json]:
         spec = document.spec
+        self.check_image_policy(document)
         made: dict[str, Json] = {"archive": None, "bootstrap": None, "build": None}
         if spec.build is not None:
             made = self.build_spec(document, spec.build)
@@ -156,6 +165,8 @@ class Images:
                 self.report(document, fact.problem.partition(": ")[2], "archive")
             path = path_of(document, spec.archive.path)
             made["archive"] = {"digest": fact.digest if fact else "", "path": path, "ref": spec.archive.ref}
+            if document.labels:
+                made["labels"] = dict(sorted(document.labels.items()))
         return made, {"pull_policy": spec.pull_policy, "retain": spec.retain}
 
     def build_spec(self, document: Document, build: Any) -> Json:

@@ -191,6 +191,10 @@ class Resolution:
             attribute, _, rest = fact.problem.partition(": ")
             self.report(document, rest, attribute)
             return
+        for attribute in ("labels", "name"):
+            if getattr(document.spec, attribute) or (attribute == "labels" and document.labels):
+                text = f"{document.title}: {attribute}: has no effect: it is no object of its own here"
+                self.warnings.append(Problem(text, document.where(attribute), "warning"))
         secret = document.kind == "Secret"
         self.files[fact.digest] = (fact.content, secret)
         kind: Kind = "secret" if secret else "config"
@@ -226,6 +230,11 @@ class Resolution:
             if not document.lacks("image") and not document.lacks("build"):
                 self.report(document, "needs an image or a build")
             return "", ""
+        policy = spec.pull_policy or ""
+        if policy in ("always", "daily", "weekly") or policy.startswith("every_"):
+            self.report(document, f'"{policy}" is not supported yet: images cannot be pulled', "pull_policy")
+        elif policy == "build" and spec.build is None:
+            self.report(document, '"build" needs a build', "pull_policy")
         key = self.images.built.get(document.name) if spec.build is not None else self.images.own(spec.image)
         resource = self.resources.get(key) if key is not None else None
         if resource is not None:
@@ -236,8 +245,6 @@ class Resolution:
             if fact is not None and not fact.present:
                 message = f"{document.title}: {self.images.absent(spec.image, fact.problem)}"
                 self.problems.append(Problem(message, document.where("image")))
-        if spec.pull_policy in ("always", "daily", "weekly") or (spec.pull_policy or "").startswith("every_"):
-            self.report(document, f'"{spec.pull_policy}" is not supported yet: images cannot be pulled', "pull_policy")
         name = spec.image or ""
         # a plain name would be taken for the stack's image of that key
         return (f"{name}:latest" if Key("image", name) in self.resources else name), ""

@@ -201,7 +201,6 @@ def workload_policy(document: Document, awaited: bool) -> Json:
         "update": {
             "delay": update.delay if update else 0.0,
             "failure_action": update.failure_action if update else "pause",
-            "monitor": update.monitor if update else 5.0,
             "order": update.order if update else None,
             "parallelism": update.parallelism if update else 1,
         },
@@ -211,7 +210,6 @@ def workload_policy(document: Document, awaited: bool) -> Json:
             backoff_limit=made["restart"]["max_attempts"],
             completions=spec.completions,
             parallelism=spec.parallelism,
-            ttl=spec.ttl,
         )
     return dict(sorted(made.items()))
 

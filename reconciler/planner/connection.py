@@ -141,7 +141,10 @@ def _detach(sheet: Sheet, network: Draft, one: Instance) -> None:
 
 
 def _roll(sheet: Sheet, resource: Resource) -> None:
-    """Replicas are replaced in batches of `update_config.parallelism` (0: all at once)."""
+    """Replicas are replaced in batches of `update_config.parallelism` (0: all at once).
+
+    A failed batch holds the rest back, unless `failure_action` is to continue.
+    """
     update = (resource.policy or {}).get("update") or {}
     batch = int(update.get("parallelism", 1) or 0)
     rolling = [one for one in sheet.drafts.get(resource.key, ()) if one.verb == "replace"]
@@ -151,6 +154,8 @@ def _roll(sheet: Sheet, resource: Resource) -> None:
         if position >= batch:
             start = (position // batch - 1) * batch
             draft.after += rolling[start : start + batch]
+            if update.get("failure_action") == "continue":
+                draft.tolerates += rolling[start : start + batch]
             draft.delay = float(update.get("delay") or 0.0)
 
 

@@ -36,7 +36,7 @@ def make_policy(**changes: Any) -> dict[str, Any]:
         "restart": {"condition": "always", "max_attempts": None, "delay": None, "window": None},
         "health": None,
         "stop_grace": 10.0,
-        "update": {"order": None, "parallelism": 1, "delay": 0.0, "monitor": 0.0, "failure_action": "pause"},
+        "update": {"order": None, "parallelism": 1, "delay": 0.0, "failure_action": "pause"},
         "container_name": None,
         "run_to_completion": False,
     }
@@ -85,7 +85,7 @@ def make_service(
 
 def make_job(name: str, *, policy: Mapping[str, Any] | None = None, **rest: Any) -> Resource:
     settings = {
-        "backoff_limit": 6, "completions": 1, "parallelism": 1, "ttl": None, "restart": restart("no"),
+        "backoff_limit": 6, "completions": 1, "parallelism": 1, "restart": restart("no"),
     } | dict(policy or {})  # fmt: skip
     return make_service(name, kind="job", policy=settings, **({"command": ["true"]} | rest))
 

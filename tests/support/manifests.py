@@ -37,7 +37,7 @@ class AnsweringEngine:
                 digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, deep: bool = True) -> Snapshot:
         return Snapshot()
 
 

@@ -101,7 +101,7 @@ def _workers(
         "health": health() if draw(st.booleans()) else None,
         "update": {
             "order": draw(st.sampled_from([None, "start-first", "stop-first"])),
-            "parallelism": draw(st.integers(0, 2)), "delay": 0.0, "monitor": 0.0, "failure_action": "pause",
+            "parallelism": draw(st.integers(0, 2)), "delay": 0.0, "failure_action": "pause",
         },
     }  # fmt: skip
     return make_service(name, needs=needs, networks=joined, policy=policy, **spec)

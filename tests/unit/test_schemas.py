@@ -79,7 +79,7 @@ services:
       replicas: 2
       resources: {limits: {cpus: "0.5", memory: 1g, pids: 5}, reservations: {memory: 1m}}
       restart_policy: {condition: any, delay: 5s, max_attempts: 3, window: 1m}
-      update_config: {parallelism: 2, delay: 1s, order: start-first, monitor: 10s, failure_action: rollback}
+      update_config: {parallelism: 2, delay: 1s, order: start-first, failure_action: continue}
     cap_add: [ALL]
     cap_drop: [KILL]
     security_opt: ["no-new-privileges:true"]
