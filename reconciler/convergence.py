@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reconciler.generations import Generations
 from reconciler.lock import stack_lock
@@ -26,7 +26,7 @@ from reconciler.outcome import (
 from reconciler.plan import Hold, Plan
 from reconciler.plan import to_json as plan_to_json
 from reconciler.planner import make_plan
-from reconciler.restart import runs_to_completion
+from reconciler.restart import decide_restart, runs_to_completion
 from reconciler.wanted import begin, desired_identity, image_ids, keep_files, suspended_keys
 from runtime.api import Engine, Port
 from runtime.errors import Conflict, EngineError, NotFound
@@ -207,7 +207,7 @@ class _Convergence:
         for _ in range(ROUNDS):
             if plan.actions:
                 result = self._execute(plan)
-                if result.failed:
+                if self.failures:
                     # A failure elsewhere must not be tried again by the same command; the next apply or the agent does.
                     timed_out = False
                     break
@@ -276,9 +276,36 @@ class _Convergence:
         self.done += len(result.done)
         self.warnings += result.warnings
         self.waiting = tuple(outcome.message for outcome in result.deferred)
+        again = self._to_be_tried_again(result) if self.options.wait else frozenset()
         for outcome in result.failed:
-            self.failures.append(f"{outcome.message}{f' ({outcome.hint})' if outcome.hint else ''}")
+            if outcome.action.id not in again:
+                self.failures.append(f"{outcome.message}{f' ({outcome.hint})' if outcome.hint else ''}")
         return result
+
+    def _to_be_tried_again(self, result: Result) -> frozenset[int]:
+        """Actions whose container ran and failed, where its backoff_limit or restart policy allows another run."""
+        suspects = [
+            outcome.action
+            for outcome in result.failed
+            if outcome.error is None and runs_to_completion(outcome.action.key.kind, self._policy(outcome.action.key))
+        ]
+        if not suspects:
+            return frozenset()
+        observed = observe(self.engine, self.desired.stack, deep=False)
+        return frozenset(
+            action.id
+            for action in suspects
+            for one in observed.instances.get(action.key, ())
+            if one.index == action.index
+            and not one.live
+            and one.state.last_run is not None
+            and decide_restart(action.key.kind, self._policy(action.key), one.state, self.clock()).what
+            in ("start", "later")
+        )
+
+    def _policy(self, key: Key) -> Any:
+        resource = self.desired.resources.get(key)
+        return resource.policy if resource is not None else None
 
     def _blocked(self, plan: Plan) -> None:
         for entry in plan.blocked:
