@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any, Protocol
 
 from runtime.api import Attachment, Damage, NetworkInfo, NetworkSpec, Port
@@ -19,7 +20,7 @@ from runtime.network.endpoint import Endpoint
 from runtime.network.firewall import Firewall
 from runtime.network.foreign import ForeignRules
 from runtime.network.host import Host, enable_forwarding, ensure_bridge, reflect, remove_link, taken_space
-from runtime.network.ipam import plan_subnets
+from runtime.network.ipam import Taken, plan_subnets
 from runtime.network.liveness import proven_dead
 from runtime.network.nft import Nft
 from runtime.network.ports import Ports, SocketHolder
@@ -30,6 +31,7 @@ from runtime.network.resolv import hosts_text, read_host_resolv, resolv_text
 Damages = list[Damage]
 Lines = list[str]
 PortList = list[Port]
+TakenSpace = list[Taken]
 Interfaces = list[dict[str, Any]]
 DEFAULT = "default"
 
@@ -62,7 +64,7 @@ class Networks:
         if record is not None and same_network(record.spec, spec):
             return
         own = record.bridge if record is not None else self.records.bridge_name(spec)
-        plan_subnets(spec, taken_space(own), self.layout.id)
+        plan_subnets(spec, self._taken(spec.name, own), self.layout.id)
 
     def create(self, spec: NetworkSpec) -> NetworkInfo:
         """Make it, or make sure of what is on record (after a boot all but the record is gone).
@@ -83,7 +85,7 @@ class Networks:
                 if record is None:
                     bridge = self.records.bridge_name(spec)
                     self._refuse_shared_bridge(spec, bridge)
-                    subnets = plan_subnets(spec, taken_space(bridge), self.layout.id)
+                    subnets = plan_subnets(spec, self._taken(spec.name, bridge), self.layout.id)
                     record = NetworkRecord(spec, bridge, subnets, time.time())
                     self.records.save(record)
                 record = self._ensure_bridge(record)
@@ -288,6 +290,16 @@ class Networks:
         ours = [one.name for one in links if (one.alias or one.name).startswith(marker if one.alias else prefix)]
         return [name for name in ours if name not in kept]
 
+    def _taken(self, name: str, bridge: str) -> TakenSpace:
+        """What others use: the host's routes, and networks of ours on record whose bridges a boot took or a kill."""
+        own = [
+            Taken(ip_network(subnet.cidr), f'network "{record.name}"')
+            for record in self.records.all()
+            if record.name != name
+            for subnet in record.subnets
+        ]
+        return [*taken_space(bridge), *own]
+
     def _subnets_lock(self) -> str:
         return f"{os.path.dirname(self.layout.run)}/subnets.lock"
 
@@ -321,12 +333,13 @@ class Networks:
         try:
             if record.bridge not in Host().links and not self.addresses.members(record.name):
                 wish = record.spec if record.spec.subnets else self._same_again(record)
+                taken = self._taken(record.name, record.bridge)
                 try:
-                    plan_subnets(wish, taken_space(record.bridge), self.layout.id)
+                    plan_subnets(wish, taken, self.layout.id)
                 except EngineError:
                     if record.spec.subnets:
                         raise
-                    subnets = plan_subnets(record.spec, taken_space(record.bridge), self.layout.id)
+                    subnets = plan_subnets(record.spec, taken, self.layout.id)
                     record = replace(record, subnets=subnets)
                     self.records.save(record)
             ensure_bridge(record, self.records.alias(record.name))

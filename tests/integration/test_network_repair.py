@@ -155,6 +155,16 @@ def test_after_a_boot_a_subnet_that_somebody_else_took_is_chosen_again(networks:
     assert networks.create(NetworkSpec("front")).subnets != before.subnets
 
 
+def test_a_network_that_is_recorded_but_has_no_bridge_yet_keeps_its_subnet(networks: Networks) -> None:  # noqa: F811
+    """A kill came between its record and its bridge, or a boot: nobody may choose the same meanwhile."""
+    before = networks.create(NetworkSpec("front"))
+    change(netlink.delete_message(before.bridge))
+    after = networks.create(NetworkSpec("back"))
+    assert after.subnets != before.subnets
+    networks.repair("front")
+    assert damaged(networks) == []
+
+
 def test_the_ports_that_a_dead_keeper_lost_are_taken_again(networks: Networks, start: Start) -> None:  # noqa: F811
     networks.create(NetworkSpec("front"))
     web = start("web", "front")
