@@ -119,6 +119,10 @@ def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
     return _checked(_libc.prctl(option, a, b, c, d))
 
 
+def current_processor() -> int:
+    return int(_libc.sched_getcpu())
+
+
 def sethostname(name: bytes) -> None:
     _checked(_libc.sethostname(name, ctypes.c_size_t(len(name))))
 

@@ -193,9 +193,9 @@ class Attendance:
         del self.containers[id]
         for connection in container.waiters:
             connection.answer({"record": record})
-        if failure is not None:
-            for connection in container.starters:
-                connection.answer(_start_answer(container.name, failure))
+        for connection in container.starters:
+            started = {"pid": container.child.pid, "starttime": container.child.starttime}
+            connection.answer(started if failure is None else _start_answer(container.name, failure))
         self.tell({"event": "exit", "id": id, "record": record})
         self.sessions.end(container)
         if container.key not in self.held.table:

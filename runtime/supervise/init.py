@@ -183,6 +183,7 @@ def _spare_steps(launch: Launch, shape: dict[str, Any]) -> None:
     # Back: what is mounted and unmounted on the host until the request comes counts, and nothing is kept busy by us.
     syscalls.setns(home, syscalls.CLONE_NEWNS)
     os.close(home)
+    processors = os.sched_getaffinity(0)
     request = os.read(launch.go_read, wire.MAX_PACKET)
     if not request:
         os._exit(0)  # not wanted any more, or the supervisor has died
@@ -191,7 +192,7 @@ def _spare_steps(launch: Launch, shape: dict[str, Any]) -> None:
     sources = mounts.open_sources(launch.request)
     launch.step = "make namespaces"
     mounts.leave_host(slave=mounts.wants_slave(launch.request))
-    _complete(launch, prepared, sources)
+    _complete(launch, prepared, sources, processors)
 
 
 def _keep_only(*kept: int) -> None:
@@ -220,7 +221,9 @@ def _prepare(launch: Launch, shape: dict[str, Any], *, detached: bool) -> Prepar
     return Prepared(shape, links, trees)
 
 
-def _complete(launch: Launch, prepared: Prepared, sources: dict[int, mounts.Source]) -> None:
+def _complete(
+    launch: Launch, prepared: Prepared, sources: dict[int, mounts.Source], processors: set[int] | None = None
+) -> None:
     request, links = launch.request, prepared.links
     interfaces = request["net"].get("interfaces") or []
     launch.step = "read seccomp filter"
@@ -228,6 +231,8 @@ def _complete(launch: Launch, prepared: Prepared, sources: dict[int, mounts.Sour
     launch.step = "make network links"
     pairs = links.prepare(interfaces) if links else []
     _wait_for_go(launch)
+    if processors:
+        os.sched_setaffinity(0, processors)  # the supervisor took its own off
     if links:
         links.connect(pairs, interfaces)
     launch.step = "set sysctl"

@@ -9,6 +9,7 @@ harmless, bytes without an entry would be nobody's. Lines and their times are ma
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import struct
 import time
@@ -26,6 +27,7 @@ BEGINS = 0x20
 CHUNK = 1 << 20
 SAME_MOMENT = 1_000_000
 """Bytes of one stream within this many ns share an entry."""
+FIONREAD = 0x541B
 SHORTEST_POLL, LONGEST_POLL = 0.002, 0.025
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.ENOENT, errno.EROFS)
 
@@ -40,7 +42,10 @@ def numbers(directory: str) -> list[int]:
 
 
 class LogWriter:
-    """Appends what pipes hold. A full disk loses lines and never stalls the container: the pipe is emptied anyway."""
+    """Appends what pipes hold. A full disk loses lines and never stalls the container: the pipe is emptied anyway.
+
+    Its files are made for the first bytes only: a start does not wait for the disk, and many programs say nothing.
+    """
 
     def __init__(self, directory: str, max_size: int = 20 << 20, max_files: int = 5) -> None:
         self.directory = directory
@@ -49,12 +54,14 @@ class LogWriter:
         self.lost = 0
         """Bytes that found no room."""
         self._data = self._index = -1
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        found = numbers(directory)
-        self._number = found[-1] if found else 1
-        self._open()
+        self._number = 0
+        self._begins = False
 
     def _open(self) -> None:
+        if not self._number:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            found = numbers(self.directory)
+            self._number = found[-1] if found else 1
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._data = os.open(f"{self.directory}/{self._number}.log", flags, 0o600)
         self._index = os.open(f"{self.directory}/{self._number}.idx", flags, 0o600)
@@ -63,14 +70,27 @@ class LogWriter:
         self._index_size = os.fstat(self._index).st_size // ENTRY.size * ENTRY.size
         self._last_time = self._last_stream = 0
         self._ends: dict[int, int] = {}
+        if self._begins and self._index_size:
+            self._put(time.time_ns(), BEGINS)
+        self._begins = False
 
     def begin(self) -> None:
         """A new run starts: what the former left unfinished is a line of its own."""
-        if self._index_size:
-            self._put(time.time_ns(), BEGINS)
+        self._begins = True
+
+    def _opened(self) -> bool:
+        if self._index < 0:
+            self.close()  # the half that a rotation could open
+            try:
+                self._open()
+            except OSError:
+                self.close()
+        return self._index >= 0
 
     def take(self, fifo: int, stream: int) -> bool:
         """Move what `fifo` (non-blocking) holds now, at most CHUNK; False when it was empty."""
+        if self._index < 0 and (not _holds_bytes(fifo) or not self._opened()):
+            return self._discard(fifo)
         try:
             now, fresh = self._announce(stream)
             moved = os.splice(fifo, self._data, CHUNK, offset_dst=self._size, flags=3)  # MOVE | NONBLOCK
@@ -85,6 +105,9 @@ class LogWriter:
 
     def write(self, data: bytes, stream: int) -> None:
         """The same for bytes of a terminal, which cannot be spliced."""
+        if not self._opened():
+            self.lost += len(data)
+            return
         try:
             now, fresh = self._announce(stream)
             written = os.pwrite(self._data, data, self._size)
@@ -153,6 +176,10 @@ class LogWriter:
             if fd >= 0:
                 os.close(fd)
         self._data = self._index = -1
+
+
+def _holds_bytes(fifo: int) -> bool:
+    return any(fcntl.ioctl(fifo, FIONREAD, b"\0" * 4))
 
 
 class LogCursor:

@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 
+from runtime import syscalls
 from runtime.cgroup import CgroupV1
 from runtime.sandbox import namespaces
 from runtime.supervise import init, wire
@@ -39,6 +40,13 @@ class Spare:
         self.channel = channel
         self.status = status
         self.report = report
+        self.processors = os.sched_getaffinity(0)
+
+    def move_aside(self) -> None:
+        """To another processor than ours: the kernel likes to wake a reader where its writer runs, who is not done."""
+        others = self.processors - {syscalls.current_processor()}
+        if others:
+            os.sched_setaffinity(self.child.pid, others)
 
     def lives(self) -> bool:
         poll = select.poll()
@@ -116,6 +124,7 @@ class SpareChild:
         try:
             if not spare.lives():
                 raise ChildProcessError
+            spare.move_aside()
             spare.channel.send(request)
             self.cgroups.rename(self.cgroup, cgroup)
             self.cgroups.set_limits(cgroup, resources, fresh=True)

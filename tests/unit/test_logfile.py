@@ -67,6 +67,36 @@ def test_a_last_line_without_newline_is_read_and_does_not_join_the_next_run(
     assert texts(tmp_path / "log") == [(1, b"one"), (1, b"torn"), (1, b"two")]
 
 
+def test_a_log_is_made_for_the_first_bytes_and_a_run_without_any_leaves_no_trace(
+    tmp_path: Path, pipes: tuple[Pipe, Pipe]
+) -> None:
+    out, _ = pipes
+    directory = tmp_path / "log"
+    silent = LogWriter(str(directory))
+    silent.begin()
+    assert not silent.take(out.fd, 1)
+    silent.close()
+    assert not directory.exists()
+    assert texts(directory) == []
+    writer = LogWriter(str(directory))
+    out.put(b"said\n")
+    assert writer.take(out.fd, 1)
+    assert texts(directory) == [(1, b"said")]
+    writer.close()
+
+
+def test_where_no_log_can_be_made_the_pipe_is_emptied_all_the_same(tmp_path: Path, pipes: tuple[Pipe, Pipe]) -> None:
+    out, _ = pipes
+    (tmp_path / "file").write_text("")
+    writer = LogWriter(str(tmp_path / "file" / "log"))
+    out.put(b"said\n")
+    assert writer.take(out.fd, 1)
+    assert not writer.take(out.fd, 1)
+    writer.write(b"typed\n", 1)
+    assert writer.lost == len(b"said\ntyped\n")
+    writer.close()
+
+
 def test_rotation_keeps_the_newest_files_and_no_half_line(tmp_path: Path, pipes: tuple[Pipe, Pipe]) -> None:
     out, _ = pipes
     directory = tmp_path / "log"
