@@ -14,6 +14,7 @@ import pytest
 
 from runtime.cgroup import detect
 from tests.support.holdfast import Holdfast, free_port, holdfast_root
+from tests.support.images import BUSYBOX, layer_tar, write_oci_tar
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -537,3 +538,206 @@ def test_services_come_in_the_order_and_number_that_their_manifest_says(holdfast
     assert now["attr/checked-1"]["id"] != before["attr/checked-1"]
     assert now["attr/unchecked-1"]["health"] == "none"
     assert plan_is_empty(holdfast)
+
+
+NATIVE = """
+apiVersion: holdfast/v1
+kind: Stack
+metadata: {name: attr}
+spec: {name: attr, prune: true, deletion_budget: 1, defaults: {stop_grace_period: 0s, environment: {FROM: defaults}}}
+---
+apiVersion: holdfast/v1
+kind: Image
+metadata: {name: built}
+spec:
+  build:
+    context: context
+    dockerfile: Recipe
+    args: {WORD: hello, FROM_CALLER: }
+    target: wanted
+    labels: {made: here}
+    network: none
+---
+{apiVersion: holdfast/v1, kind: Image, metadata: {name: loaded, labels: {from: archive}}, spec: {archive: archive.tar}}
+---
+{apiVersion: holdfast/v1, kind: Config, metadata: {name: text}, spec: {content: first}}
+---
+{apiVersion: holdfast/v1, kind: Config, metadata: {name: other}, spec: {content: other}}
+---
+{apiVersion: holdfast/v1, kind: Secret, metadata: {name: key}, spec: {file: key}}
+---
+apiVersion: holdfast/v1
+kind: Service
+metadata: {name: web, labels: {tier: front}}
+spec: {image: built, command: [sleep, "1000"], configs: [text], deploy: {replicas: 3, update_config: UPDATE}}
+---
+apiVersion: holdfast/v1
+kind: Service
+metadata: {name: other}
+spec:
+  {image: loaded, command: [/bin/busybox, sleep, "1000"], configs: [other], secrets: [key], environment: {FROM: itself}}
+---
+apiVersion: holdfast/v1
+kind: Job
+metadata: {name: job}
+spec:
+  image: busybox
+  command: [sh, -c, "echo x >> /runs/list; test $$(wc -l < /runs/list) -ge 3"]
+  volumes: [runs:/runs]
+  backoff_limit: 2
+---
+{apiVersion: holdfast/v1, kind: Volume, metadata: {name: runs}}
+"""
+RECIPE = """
+FROM busybox AS base
+ARG WORD
+ARG FROM_CALLER
+RUN mkdir -p /out && echo "$WORD $FROM_CALLER" > /out/said && ls /sys/class/net > /out/links
+COPY file /out/file
+FROM base AS wanted
+FROM busybox AS unwanted
+RUN false
+"""
+
+
+def test_native_kinds_do_what_their_fields_say(holdfast: Holdfast) -> None:
+    context = holdfast.directory / "context"
+    context.mkdir()
+    (context / "Recipe").write_text(RECIPE)
+    (context / "file").write_text("one")
+    holdfast.write("a key", "key")
+    program = Path(BUSYBOX).read_bytes()
+    layer = layer_tar({"bin/": None, "bin/sh": program, "bin/busybox": program, "etc/": None})
+    write_oci_tar(str(holdfast.directory / "archive.tar"), {"one": [layer]})
+    holdfast.environment["FROM_CALLER"] = "caller"
+    quick = "{parallelism: 2, delay: 300ms, order: stop-first}"
+    manifest = holdfast.write(NATIVE.replace("UPDATE", quick), "stack.yaml")
+    source = ("-f", "stack.yaml")
+    holdfast.run("apply", "--yes", *source)
+    assert plan_is_empty(holdfast, *source)
+    assert shell(holdfast, "web", "cat /out/file /out/links /out/said; echo $FROM; cat /text") == (
+        "onelo\nhello caller\ndefaults\nfirst"
+    )
+    assert shell(holdfast, "other", "echo $FROM; /bin/busybox cat /run/secrets/key") == "itself\na key"
+    assert container(holdfast, "job")["starts"] == 3
+    images = {name: one for one in holdfast.json("image", "ls") for name in one["names"]}
+    assert images["attr/loaded"]["labels"]["from"] == "archive"
+    (web, *_) = [one for one in holdfast.containers(resource="web")]
+    assert web["labels"]["tier"] == "front"
+
+    # a changed file of the context shows what is built and what is made anew because of it
+    (context / "file").write_text("two")
+    planned = " ".join(holdfast.run("plan", *source, code=3).stdout.split())
+    assert "image/built build:" in planned and planned.count("replace:") == 3 and "service/other" not in planned
+    (context / "file").write_text("one")
+    assert plan_is_empty(holdfast, *source)
+
+    # a changed config replaces exactly its users, in batches of two with a pause between
+    before = {one["name"]: one["id"] for one in holdfast.containers(all=True)}
+    manifest.write_text(NATIVE.replace("UPDATE", quick).replace("content: first", "content: second"))
+    actions = holdfast.run("plan", *source, "--json", code=3)
+    made = [action for action in json.loads(actions.stdout)["actions"] if action["verb"] == "replace"]
+    assert [action["key"] for action in made] == ["service/web"] * 3 and {action["order"] for action in made} == {
+        "stop-first"
+    }
+    holdfast.run("apply", "--yes", *source)
+    after = {one["name"]: one for one in holdfast.containers(all=True)}
+    changed = {name for name in before if before[name] != after[name]["id"]}
+    assert changed == {"attr/web-1", "attr/web-2", "attr/web-3"}
+    started = sorted(after[name]["started"] for name in changed)
+    assert seconds(started[2]) - seconds(started[1]) >= 0.3
+    assert plan_is_empty(holdfast, *source)
+
+    # what is not declared any more goes, but not more at once than the budget allows
+    smaller = "---".join(part for part in NATIVE.split("---") if "Job" not in part and "name: other" not in part)
+    manifest.write_text(smaller.replace("UPDATE", quick).replace("content: first", "content: second"))
+    refused = holdfast.run("apply", "--yes", *source, code=2)
+    assert "deletion" in refused.stderr
+    assert "remove" not in holdfast.run("plan", "--no-prune", *source).stdout
+    holdfast.run("apply", "--yes", "--allow-deletions", *source)
+    assert {one["resource"] for one in holdfast.containers(all=True)} == {"web"}
+    assert "attr_runs" in {one["name"] for one in holdfast.json("volume", "ls")}
+
+
+def seconds(text: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+SMALL = """
+name: {stack}
+services:
+  web:
+    image: busybox
+    command: sleep 1000
+    stop_grace_period: 0s
+    environment: {{WORD: "${{WORD:-none}}"}}
+"""
+
+
+def test_manifests_come_from_files_directories_and_standard_input(holdfast: Holdfast) -> None:
+    holdfast.environment.pop("WORD", None)
+    holdfast.write(SMALL.format(stack="attr"))
+    holdfast.write("WORD=from-dotenv\n", ".env")
+    assert holdfast.run("validate").returncode == 0
+    assert holdfast.run("plan", code=3).returncode == 3
+    holdfast.apply()
+    assert shell(holdfast, "web", "echo $WORD") == "from-dotenv\n"
+    assert plan_is_empty(holdfast) and plan_is_empty(holdfast, "-f", ".")
+    assert plan_is_empty(holdfast, "-f", "compose.yaml")
+    same = holdfast.run("plan", "-f", "-", stdin=SMALL.format(stack="attr"))
+    assert "nothing to change" in same.stdout
+    holdfast.environment["WORD"] = "from-caller"
+    assert "from-dotenv -> from-caller" in holdfast.run("plan", code=3).stdout
+
+    holdfast.write("services: {web: {environment: {MORE: x}}, extra: {image: busybox, command: sleep 9}}\n", "more.yml")
+    planned = holdfast.run("plan", "-f", "compose.yaml", "-f", "more.yml", code=3).stdout
+    assert "service/extra-1" in planned and "MORE" in planned
+    problem = holdfast.run("validate", "-f", ".", code=2).stderr
+    assert "more.yml" in problem and "compose.yaml" in problem  # in a directory files do not override each other
+
+    documents = "\n---\n".join(
+        json.dumps({"apiVersion": "holdfast/v1", "kind": "Service", "metadata": {"name": name}, "spec": {
+            "image": "busybox", "command": ["sleep", "9"]}})
+        for name in ("one", "two")
+    )  # fmt: skip
+    many = holdfast.run("plan", "-f", "-", stdin=f"name: other\nservices: {{}}\n---\n{documents}", code=3).stdout
+    assert "service/one-1" in many and "service/two-1" in many and "stack other" in many
+    bad = holdfast.run("apply", "--yes", "-f", "-", stdin="name: other\nservices: {web: {imag: busybox}}\n", code=2)
+    assert "<stdin>:2:" in bad.stderr or "-:2:" in bad.stderr, bad.stderr
+    assert [one["stack"] for one in holdfast.containers(all=True)] == ["attr"]
+
+
+REFUSED = """
+name: attr
+services:
+  a: {image: busybox, deploy: {update_config: {monitor: 10s}}}
+  b: {image: busybox, deploy: {update_config: {failure_action: rollback}}}
+  c: {image: busybox, pull_policy: daily}
+  d: {image: busybox, pull_policy: build}
+  e: {image: busybox, memswap_limit: 1g}
+  f: {image: busybox, network_mode: "service:a"}
+volumes:
+  nfs: {driver_opts: {type: nfs, device: ":/x", o: addr=10.0.0.1}}
+  bind: {driver_opts: {type: none, device: /tmp, o: "bind,noexec"}}
+"""
+REASONS = {
+    3: 'attribute "monitor" is not supported yet',
+    4: '"rollback" is not supported yet',
+    7: 'attribute "memswap_limit" is not supported yet',
+    8: 'network_mode "service:a" is not supported yet',
+    10: 'a volume of type "nfs" is not supported yet',
+    11: 'option "noexec" of a bind is not supported yet',
+}
+
+
+def test_what_would_not_act_is_refused_where_it_stands(holdfast: Holdfast) -> None:
+    holdfast.write(REFUSED.removeprefix("\n"))
+    problems = holdfast.run("validate", code=2).stderr.splitlines()
+    for line, text in REASONS.items():
+        assert any(said.startswith(f"compose.yaml:{line}:") and text in said for said in problems), (text, problems)
+    kept = [line for line in REFUSED.splitlines() if line.startswith(("name", "serv", "  c", "  d"))]
+    holdfast.write("\n".join(kept))
+    problems = holdfast.run("validate", code=2).stderr.splitlines()
+    assert ['"daily" is not supported yet' in problems[0], '"build" needs a build' in problems[1]] == [True, True]

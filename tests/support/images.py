@@ -71,6 +71,7 @@ def layer_tar(files: Mapping[str, bytes | None]) -> bytes:
                 info.type, info.mode = tarfile.DIRTYPE, 0o755
             else:
                 info.size = len(content or b"")
+                info.mode = 0o755 if (content or b"").startswith(b"\x7fELF") else 0o644
             tar.addfile(info, io.BytesIO(content or b""))
     return buffer.getvalue()
 
