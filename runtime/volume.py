@@ -48,9 +48,10 @@ class Volumes:
                 "created_at": present["created_at"] if present else time.time(),
             }
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            self._write_durably(directory, value)
             if present is None:
+                # Before the record: whoever finds that takes a missing directory for lost data.
                 os.makedirs(f"{directory}/_data", mode=0o755, exist_ok=True)
+            self._write_durably(directory, value)
         return self.get(spec.name)
 
     def _write_durably(self, directory: str, value: dict[str, Any]) -> None:

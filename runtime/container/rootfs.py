@@ -15,6 +15,7 @@ from runtime.container.spec import tmpfs_options
 from runtime.container.store import ContainerRecord
 from runtime.errors import InvalidSpec, NotFound, Unsupported
 from runtime.layout import Layout
+from runtime.lock import locked
 from runtime.snapshot import overlay
 from runtime.supervise.wire import write_all
 from runtime.volume import Volumes
@@ -100,7 +101,9 @@ def _mount_entry(mount: api.Mount, rootfs: Rootfs, volumes: Volumes) -> dict[str
         entry = volumes.mount(mount)
         sealed = entry["read_only"] and not mount.read_only  # by the volume's own options
         if entry["kind"] == "bind" and not mount.nocopy and not mount.subpath and not sealed:
-            fill_volume(entry["source"], rootfs, mount.target)
+            # Replicas that start at once share the volume: one fills it, the others find it full.
+            with locked(f"{volumes.layout.locks}/fill-{mount.source}"):
+                fill_volume(entry["source"], f"{volumes.layout.volumes}/{mount.source}", rootfs, mount.target)
         return entry
     if not os.path.exists(mount.source):
         raise InvalidSpec(
@@ -113,17 +116,34 @@ def _mount_entry(mount: api.Mount, rootfs: Rootfs, volumes: Volumes) -> dict[str
     return entry
 
 
-def fill_volume(data: str, rootfs: Rootfs, target: str) -> None:
-    """Copy what the image has at `target` into a volume that is still empty, with the directory's owner and mode."""
-    if os.listdir(data):
+def fill_volume(data: str, staging: str, rootfs: Rootfs, target: str) -> None:
+    """Copy what the image has at `target` into a volume that is still empty, with the directory's owner and mode.
+
+    All of it or nothing, whenever a kill comes: the copy is made in `staging`, and moved from there once it is whole; a
+    later call goes on moving. Only a device on another file system is copied to directly.
+    """
+    half, whole = f"{staging}/filling", f"{staging}/filled"
+    if os.stat(data).st_dev != os.stat(staging).st_dev:
+        half = whole = data
+    if whole == data or not os.path.isdir(whole):
+        if os.listdir(data):
+            return
+        source = overlay.path_in_layers(rootfs.lowers, None, target)
+        if source is None or not os.path.isdir(source):
+            return
+        if half != data:
+            overlay.remove_tree(half)
+        overlay.copy_from_layers(rootfs.lowers, None, target, half)
+        os.rename(half, whole)
+    if whole == data:
         return
-    source = overlay.path_in_layers(rootfs.lowers, None, target)
-    if source is None or not os.path.isdir(source):
-        return
-    overlay.copy_from_layers(rootfs.lowers, None, target, data)
-    status = os.stat(source)
+    for name in os.listdir(whole):
+        if not os.path.lexists(f"{data}/{name}"):
+            os.rename(f"{whole}/{name}", f"{data}/{name}")
+    status = os.stat(whole)
     os.chown(data, status.st_uid, status.st_gid)
     os.chmod(data, status.st_mode & 0o7777)
+    overlay.remove_tree(whole)
 
 
 def _bind(source: str, target: str, read_only: bool, file: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import random
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,32 @@ def test_a_container_whose_starter_was_killed_before_it_was_published_is_damaged
             assert engine.snapshot().containers[0].damage == ()
             assert engine.exec_capture(id, api.ExecSpec(("nslookup", "web")), 10).exit_code == 0
         engine.remove_container(id, force=True)
+
+
+def test_replicas_that_start_at_once_fill_a_volume_once_and_a_killed_filling_is_finished(tmp_path: Path) -> None:
+    with engine_with_busybox(tmp_path / "root") as engine:
+        for round in range(4):
+            ids = [
+                engine.create_container(
+                    api.ContainerSpec(
+                        name=f"web-{round}-{number}", image="busybox", command=("sleep", "1000"), network_mode="none",
+                        mounts=(api.Mount("volume", "/home", f"home-{round}"),),
+                    )
+                )
+                for number in range(4)
+            ]  # fmt: skip
+            data = Path(engine.layout.volumes, f"home-{round}", "_data")
+            if round % 2:  # as a kill leaves it: half copied, or whole and half moved
+                staged = data.parent / ("filling" if round == 1 else "filled")
+                staged.mkdir()
+                (staged / "moved-first").write_text("x")
+                staged.chmod(0o750)
+            with ThreadPoolExecutor(4) as threads:
+                list(threads.map(engine.start_container, ids))
+            if round == 3:
+                assert os.listdir(data) == ["moved-first"] and data.stat().st_mode & 0o777 == 0o750
+            else:
+                assert "app" in os.listdir(data) and "moved-first" not in os.listdir(data)
+            assert sorted(os.listdir(data.parent)) == ["_data", "volume.json"]
+            for id in ids:
+                engine.remove_container(id, force=True)

@@ -131,15 +131,17 @@ class Scene:
 
     def lose_power(self) -> None:
         """What a power cut does to us: every process, link and rule is gone, and all of /run; only the disk stays."""
+        killed = set()
         for _ in range(20):
             mine = [line.split()[1] for line in find_leftovers([self.layout]) if line.startswith("process ")]
             for pid in mine:
                 try:
                     os.kill(int(pid), signal.SIGKILL)
-                    self.kills += 1
+                    killed.add(pid)
                 except ProcessLookupError:
                     continue
             time.sleep(0.02)
+        self.kills += len(killed)
         subprocess.run(["nft", "delete", "table", "inet", self.layout.table], capture_output=True, check=False)
         for name in os.listdir("/sys/class/net"):
             if name.startswith(self.layout.link_prefix):
