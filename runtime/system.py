@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from typing import Any
 
 from runtime import cgroup
+from runtime.container.features import has_filesystem
 from runtime.container.store import ContainerStore
 from runtime.image.store import ImageStore
 from runtime.layout import Layout
@@ -19,11 +19,11 @@ def describe_host(layout: Layout, networks: Networks) -> dict[str, Any]:
     """Facts for `system info`; `degraded` holds one clear line for each thing that works less well here."""
     found = cgroup.detect()
     degraded: list[str] = []
-    overlay = _has_filesystem("overlay")
+    overlay = has_filesystem("overlay")
     if not overlay:
-        degraded.append("overlayfs is missing: containers cannot start (modprobe overlay)")
-    if not shutil.which("nft"):
-        degraded.append("nft is missing: networks cannot be made (install nftables)")
+        degraded.append("overlayfs is not loaded: containers cannot start where it is missing (modprobe overlay)")
+    if not networks.nft.is_installed():
+        degraded.append("neither libnftables nor nft is there: networks cannot be made (install nftables)")
     degraded.extend(f"cgroup: {line}" for line in found.degraded())
     if not _bounding_set() >> 24 & 1:
         degraded.append("CAP_SYS_RESOURCE is missing: limits above this process's own hard limits cannot be raised")
@@ -40,11 +40,6 @@ def describe_host(layout: Layout, networks: Networks) -> dict[str, Any]:
         "foreign_rules": networks.foreign_rules(),
         "degraded": degraded,
     }
-
-
-def _has_filesystem(name: str) -> bool:
-    with open("/proc/filesystems") as file:
-        return any(line.split()[-1] == name for line in file)
 
 
 def _bounding_set() -> int:

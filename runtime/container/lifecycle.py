@@ -16,6 +16,7 @@ from typing import Any
 
 from runtime import api
 from runtime.container.checks import check_spec
+from runtime.container.features import check_cgroups, explain_failure
 from runtime.container.rootfs import Rootfs, container_mounts, volume_targets
 from runtime.container.spec import (
     SecurityOptions,
@@ -26,7 +27,7 @@ from runtime.container.spec import (
 )
 from runtime.container.store import ContainerRecord, ContainerStore, new_id, run_from_exit
 from runtime.container.users import resolve_user
-from runtime.errors import Conflict, EngineError, InvalidSpec, NotFound, Unavailable
+from runtime.errors import Conflict, EngineError, InvalidSpec, NotFound, StartFailed, Unavailable
 from runtime.files import read_json, write_json
 from runtime.image.store import ImageRecord, ImageStore
 from runtime.layout import Layout
@@ -66,6 +67,7 @@ class Lifecycle:
             )
         config = image_config(image)
         check_spec(spec, config)
+        check_cgroups(spec.name, spec.resources)
         if spec.network_mode == "bridge" and not spec.networks:
             spec = dataclasses.replace(spec, networks=(api.Attachment(self.networks.ensure_default().name),))
         store = self.store
@@ -193,7 +195,13 @@ class Lifecycle:
             stdin="pty" if spec.tty else "fd" if stdio else stdin,
         )  # fmt: skip
         write_json(f"{run}/request.json", request)
-        self.client.start(id, stdio)
+        try:
+            self.client.start(id, stdio)
+        except StartFailed as error:
+            better = explain_failure(error)
+            if better is not None:
+                raise better from error
+            raise
         if interfaces:
             self.networks.publish(id, self._endpoint(record, interfaces, ports))
 

@@ -38,13 +38,27 @@ class Nft:
         """The value that a `list …` command prints as JSON; None when it fails, as for what does not exist."""
         try:
             text = self._run(command, json_output=True)
-        except NftError:
+        except (NftError, Unsupported):
+            # Whoever writes next says what is missing; a look must not fail for it.
             return None
         return json.loads(text) if text.strip() else None
 
+    def is_installed(self) -> bool:
+        """The library or the command is there."""
+        import shutil
+
+        with self._mutex:
+            if not self._loaded:
+                self._load()
+            return self._library is not None or shutil.which("nft") is not None
+
     def generation(self) -> int:
         """A number that moves with every change of any table in this namespace."""
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as link:
+        try:
+            link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        except OSError:
+            return -1  # a kernel without netfilter
+        with link:
             link.settimeout(5.0)
             kind = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETGEN
             link.send(struct.pack("=IHHIIBBH", 20, kind, 1, 1, 0, 0, 0, 0))
