@@ -51,22 +51,15 @@ class Links:
 
     def prepare(self, interfaces: list[dict[str, object]]) -> list[bytes]:
         """The messages that make the links: nothing has been changed yet."""
-        pairs = []
-        for interface in interfaces:
-            mac, mtu = str(interface.get("mac") or ""), int(str(interface.get("mtu") or 0))
-            host, name, bridge = (str(interface[key]) for key in ("host_ifname", "ifname", "bridge"))
-            try:
-                master = self.host.link_index(bridge)
-            except OSError as error:
-                raise OSError(error.errno, "no such bridge", bridge) from None
-            pairs.append(veth_message(host, name, master, self._own, mac=mac, mtu=mtu))
-        return pairs
+        return pair_messages(self.host, self._own, interfaces)
 
-    def connect(self, pairs: list[bytes], interfaces: list[dict[str, object]]) -> None:
-        """Make links, addresses and routes, in as few messages as can be."""
+    def make(self, pairs: list[bytes], interfaces: list[dict[str, object]]) -> None:
+        make_pairs(self.host, pairs, interfaces)
+
+    def configure(self, interfaces: list[dict[str, object]]) -> None:
+        """Give the links addresses and routes, in as few messages as can be."""
         messages, routes = [], []
-        for pair, interface in zip(pairs, interfaces, strict=True):
-            self._make(pair, str(interface["host_ifname"]))
+        for interface in interfaces:
             index = self.inner.link_index(str(interface["ifname"]))
             messages += [address_message(index, address) for address in _texts(interface["addresses"])]
             messages.append(up_message(index))
@@ -74,17 +67,33 @@ class Links:
             routes += [route_message("default", gateway, index) for gateway in _texts(interface.get("gateways"))]
         self.inner.request(*messages, *routes)
 
-    def _make(self, pair: bytes, name: str) -> None:
+
+def pair_messages(host: NetlinkSocket, netns: int, interfaces: list[dict[str, object]]) -> list[bytes]:
+    """Each makes a link pair between the host's bridge and the namespace."""
+    pairs = []
+    for interface in interfaces:
+        mac, mtu = str(interface.get("mac") or ""), int(str(interface.get("mtu") or 0))
+        name, peer, bridge = (str(interface[key]) for key in ("host_ifname", "ifname", "bridge"))
         try:
-            self.host.request(pair)
+            master = host.link_index(bridge)
+        except OSError as error:
+            raise OSError(error.errno, "no such bridge", bridge) from None
+        pairs.append(veth_message(name, peer, master, netns, mac=mac, mtu=mtu))
+    return pairs
+
+
+def make_pairs(host: NetlinkSocket, pairs: list[bytes], interfaces: list[dict[str, object]]) -> None:
+    for pair, interface in zip(pairs, interfaces, strict=True):
+        try:
+            host.request(pair)
         except FileExistsError:
             # The former run's namespace is still being torn down in the background, and holds the name.
             try:
-                self.host.request(delete_message(name))
+                host.request(delete_message(str(interface["host_ifname"])))
             except OSError as error:
                 if error.errno != errno.ENODEV:
                     raise
-            self.host.request(pair)
+            host.request(pair)
 
 
 def network_kind(net: dict[str, object]) -> str:

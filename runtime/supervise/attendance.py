@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runtime.supervise.sessions import Sessions
 
 SPARE_DELAY = 0.01
+NETWORKS_END = 0.08
 REMOVE_DELAYS = (0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 5.0)
 
 
@@ -205,6 +206,7 @@ class Attendance:
         self.held.release(container.key)
         self.held.release(f"terminal:{id}")
         self._remove_cgroup(container.cgroup, 0)
+        self.launcher.calm_from = time.monotonic() + NETWORKS_END
         self._plan_spare(0.0)
 
     def _plan_spare(self, delay: float) -> None:

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from runtime.cgroup import CgroupV1, CgroupV2
 
-REACHED_EXEC = GO = b"+"
+REACHED_EXEC = GO = LINKED = b"+"
+GO_LINKS_FOLLOW = b"*"
 STATUS, REPORT = 3, 4
 """Where the two descriptors that outlive `close_descriptors` are put."""
 TIOCSPTLCK, TIOCGPTPEER, TIOCGPTN = 0x40045431, 0x5441, 0x80045430
@@ -230,11 +231,12 @@ def _complete(
     filter_ = prepared.filter.newest()  # a file of the host's
     launch.step = "make network links"
     pairs = links.prepare(interfaces) if links else []
-    _wait_for_go(launch)
+    links_follow = _wait_for_go(launch)
     if processors:
         os.sched_setaffinity(0, processors)  # the supervisor took its own off
-    if links:
-        links.connect(pairs, interfaces)
+    if links and not links_follow:
+        links.make(pairs, interfaces)
+        links.configure(interfaces)
     launch.step = "set sysctl"
     sysctls.apply(request.get("sysctls") or {}, host_network=links is None)
     launch.step = "mount"
@@ -246,6 +248,11 @@ def _complete(
     terminal = _open_terminal(launch, console=True) if request.get("tty") else -1
     launch.step = "mask"
     mounts.close_paths(request, prepared.shape)
+    if links and links_follow:
+        launch.step = "make network links"
+        if os.read(launch.go_read, 1) != LINKED:
+            links.make(pairs, interfaces)  # whoever was about to do it is gone, or was refused: the cause comes again
+        links.configure(interfaces)
     launch.step = "set up standard streams"
     _place_streams(launch, terminal)
     _close_descriptors(launch)
@@ -340,20 +347,22 @@ def _place_streams(launch: Launch, terminal: int) -> None:
     launch.status, launch.report = STATUS, REPORT
 
 
-def _wait_for_go(launch: Launch) -> None:
+def _wait_for_go(launch: Launch) -> bool:
     """Before anything that a successor of the supervisor, which starts another child, could stumble over.
 
-    A pipe, or a spare's socket, where the descriptors come with it.
+    A pipe, or a spare's socket, where the descriptors come with it. True when the supervisor makes the links.
     """
     if launch.go_is_socket:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=launch.go_read) as channel:
-            go, fds, _, _ = socket.recv_fds(channel, 64, 4, socket.MSG_CMSG_CLOEXEC)
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=launch.go_read)
+        go, fds, _, _ = socket.recv_fds(channel, 64, 4, socket.MSG_CMSG_CLOEXEC)
+        channel.detach()
     else:
         go, fds = os.read(launch.go_read, 1), []
-    if go[:1] != GO:
+    if go[:1] not in (GO, GO_LINKS_FOLLOW):
         raise Unrecorded
     for index, kind in enumerate(go[1:].decode().split()):
         setattr(launch, kind, fds[index])
+    return go[:1] == GO_LINKS_FOLLOW
 
 
 def _close_descriptors(launch: Launch) -> None:

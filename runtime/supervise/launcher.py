@@ -8,6 +8,7 @@ import socket
 import time
 
 from runtime import syscalls
+from runtime.netlink import NetlinkSocket
 from runtime.sandbox import namespaces
 from runtime.supervise import init, spare, wire
 from runtime.supervise.children import Child, Container, Session
@@ -43,10 +44,14 @@ class Launcher:
         self.cgroup = cgroup
         self.cgroups = cgroups
         self.spare = spare.SpareChild(run, cgroup, cgroups, note_spare)
+        self.links = NetlinkSocket()
+        self.calm_from = 0.0
+        """When the kernel should have taken apart the network namespaces of those that ended."""
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         self.spare.discard()
+        self.links.close()
         os.close(self._own_pid_namespace)
 
     def cgroup_name(self, request: dict[str, Any]) -> str:
@@ -61,6 +66,7 @@ class Launcher:
         The child waits before exec until it is recorded and `keep` has been called: were this process killed
         before, the child would end, and not run on unknown to everyone.
         """
+        self.spare.offer(text)
         request = wire.decode(text)
         container.cgroup = self.cgroup_name(request)
         container.name = str(request.get("name") or container.id[:12])
@@ -76,7 +82,9 @@ class Launcher:
         opened: list[int] = []
         try:
             ready = self.spare.take(shape, text, container.cgroup, resources)
-            if ready is None and not self.cgroups.create(container.cgroup, resources, all_devices=launch.all_devices):
+            if ready is not None:
+                container.child, container.status, container.report = ready.child, ready.status, ready.report
+            elif not self.cgroups.create(container.cgroup, resources, all_devices=launch.all_devices):
                 container.oom_base = self.cgroups.oom_kills(container.cgroup)
             container.open_log()
             if container.log is not None:
@@ -87,15 +95,12 @@ class Launcher:
             container.started_at = time.time()
             if ready is None:
                 self._fork(container, launch, opened)
-            else:
-                container.child, container.status, container.report = ready.child, ready.status, ready.report
-                opened.append(ready.channel.detach())
             keep(container)
             container.write_meta()
             if ready is None:
                 os.write(launch.go_write, init.GO)
             else:
-                spare.send_go(opened[-1], launch)
+                self._go_on(ready, launch)
         except OSError as error:
             self._undo(container)
             cause = (error.strerror or str(error)).lower()
@@ -104,6 +109,27 @@ class Launcher:
         finally:
             for fd in opened:
                 os.close(fd)
+
+    def _go_on(self, ready: spare.Spare, launch: init.Launch) -> None:
+        """Let the spare go on, and make its links while it mounts: each takes half a millisecond.
+
+        Not while namespaces are being taken apart, which keeps everyone from making links for 30 ms: this process
+        must not wait for that. Nor when sysctls may be for a link.
+        """
+        interfaces = launch.request["net"].get("interfaces") or []
+        netns = -1
+        if interfaces and not launch.request.get("sysctls") and time.monotonic() > self.calm_from:
+            netns = ready.open_network()
+        spare.send_go(ready.channel, launch, links_follow=netns >= 0)
+        if netns >= 0:
+            try:
+                pairs = namespaces.pair_messages(self.links, netns, interfaces)
+                namespaces.make_pairs(self.links, pairs, interfaces)
+                ready.channel.send(init.LINKED)
+            except OSError:
+                pass  # it sees the end of the channel, and tries by itself
+            os.close(netns)
+        ready.channel.close()
 
     def _fork(self, container: Container, launch: init.Launch, opened: list[int]) -> None:
         container.status, container.report = self._open_status(launch, opened)
@@ -118,6 +144,10 @@ class Launcher:
     def _undo(self, container: Container) -> None:
         if container.child.pidfd >= 0:
             container.child.send(9)
+            try:
+                os.waitid(os.P_PIDFD, container.child.pidfd, os.WEXITED)
+            except ChildProcessError:
+                pass
         for fd in (container.out, container.err, container.status, container.report, container.child.pidfd):
             if fd >= 0:
                 os.close(fd)

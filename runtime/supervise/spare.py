@@ -40,6 +40,8 @@ class Spare:
         self.channel = channel
         self.status = status
         self.report = report
+        self.request: bytes | None = None
+        """What it was sent; it can read no second one."""
         self.processors = os.sched_getaffinity(0)
 
     def move_aside(self) -> None:
@@ -47,6 +49,17 @@ class Spare:
         others = self.processors - {syscalls.current_processor()}
         if others:
             os.sched_setaffinity(self.child.pid, others)
+
+    def open_network(self) -> int:
+        """Its network namespace, -1 while it is still being made."""
+        try:
+            fd = os.open(f"/proc/{self.child.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return -1
+        if os.fstat(fd).st_ino == os.stat("/proc/self/ns/net").st_ino:
+            os.close(fd)
+            return -1
+        return fd
 
     def lives(self) -> bool:
         poll = select.poll()
@@ -83,7 +96,8 @@ class SpareChild:
             self.shape = shape
 
     def wanted(self) -> bool:
-        return self.shape is not None and (self.present is None or self.present.shape != self.shape)
+        spare = self.present
+        return self.shape is not None and (spare is None or spare.request is not None or spare.shape != self.shape)
 
     def make(self) -> None:
         """When nothing else is to be done. OSError: then there is none."""
@@ -116,16 +130,27 @@ class SpareChild:
         self.note(pid, False)
         self.present = Spare(shape, Child(pid, wire.process_starttime(pid), pidfd), ours, status, launch.report)
 
-    def take(self, shape: dict[str, Any], request: bytes, cgroup: str, resources: dict[str, float]) -> Spare | None:
-        """The spare, which has the request and bears the name `cgroup` now; None when there is none that fits."""
+    def offer(self, request: bytes) -> None:
+        """Let it read the request while we do. Should another shape be wanted, it will be replaced anyway."""
         spare = self.present
-        if spare is None or self.cgroups is None or spare.shape != shape or len(request) > MAX_REQUEST:
-            return None
+        if spare is None or spare.request is not None or len(request) > MAX_REQUEST:
+            return
         try:
             if not spare.lives():
                 raise ChildProcessError
             spare.move_aside()
             spare.channel.send(request)
+        except OSError:
+            self.discard()
+        else:
+            spare.request = request
+
+    def take(self, shape: dict[str, Any], request: bytes, cgroup: str, resources: dict[str, float]) -> Spare | None:
+        """The spare that was offered this request, with the name `cgroup` now; None when there is none that fits."""
+        spare = self.present
+        if spare is None or self.cgroups is None or spare.request is not request or spare.shape != shape:
+            return None
+        try:
             self.cgroups.rename(self.cgroup, cgroup)
             self.cgroups.set_limits(cgroup, resources, fresh=True)
         except OSError:
@@ -143,13 +168,11 @@ class SpareChild:
         self.cgroups.remove(self.cgroup)
 
 
-def send_go(channel: int, launch: init.Launch) -> None:
-    """Let it go on, with the descriptors that it is to have."""
+def send_go(channel: socket.socket, launch: init.Launch, *, links_follow: bool) -> None:
+    """Let it go on, with the descriptors that it is to have. `links_follow`: its links are made for it meanwhile."""
     kinds = [kind for kind in ("stdin", "stdout", "stderr", "channel") if getattr(launch, kind) >= 0]
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=channel)
+    go = init.GO_LINKS_FOLLOW if links_follow else init.GO
     try:
-        socket.send_fds(connection, [init.GO + " ".join(kinds).encode()], [getattr(launch, kind) for kind in kinds])
+        socket.send_fds(channel, [go + " ".join(kinds).encode()], [getattr(launch, kind) for kind in kinds])
     except OSError:
         return  # it died just now, which its pidfd tells as well
-    finally:
-        connection.detach()

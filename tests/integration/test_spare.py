@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runtime import cgroup, syscalls
+from runtime import cgroup, errors, netlink, syscalls
 from tests.support.bare import BareContainers
 
 pytestmark = [
@@ -192,6 +193,57 @@ def test_the_spare_dies_when_the_keeper_does_or_both_do(bare: BareContainers) ->
     until(lambda: not os.path.exists(f"/proc/{spare}") or _is_zombie(spare))
     assert bare.shell("echo on") == (0, "on\n")
     until(lambda: spare_pid(bare))
+
+
+@pytest.fixture
+def bridge(bare: BareContainers) -> Iterator[str]:
+    name = f"{bare.layout.link_prefix}s0"
+    with netlink.NetlinkSocket() as links:
+        links.request(netlink.bridge_message(name))
+        links.request(netlink.address_message(socket.if_nametoindex(name), "10.231.78.1/24"))
+        yield name
+        links.request(netlink.delete_message(name))
+
+
+def bridged(bare: BareContainers, bridge: str, number: int) -> dict[str, Any]:
+    interface = {"ifname": "eth0", "host_ifname": f"{bare.layout.link_prefix}s{number}", "bridge": bridge, "mtu": 1400,
+                 "mac": f"02:42:00:00:01:{number:02x}", "addresses": [f"10.231.78.{number}/24"],
+                 "gateways": ["10.231.78.1"]}  # fmt: skip
+    return {"mode": "bridge", "interfaces": [interface]}
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.2], ids=["its own links", "links made for it"])
+def test_links_are_there_whoever_makes_them(bare: BareContainers, bridge: str, pause: float) -> None:
+    look = "ip addr show eth0; ip route; ping -c1 -W2 10.231.78.1 >/dev/null && echo reached"
+    former = spare_pid(bare)
+    bare.shell("true", net=bridged(bare, bridge, 9))
+    for number in (10, 11):
+        until(lambda former=former: spare_pid(bare) not in (0, former))  # type: ignore[misc]
+        former = spare = spare_pid(bare)
+        time.sleep(pause)
+        id = bare.start(["/bin/sh", "-c", look + "; sleep 100"], net=bridged(bare, bridge, number))
+        assert bare.client.start(id)["pid"] == spare
+        until(lambda id=id: b"reached" in bare.lines(id))  # type: ignore[misc]
+        output = b"\n".join(bare.lines(id)).decode()
+        for part in ("mtu 1400", f"02:42:00:00:01:{number:02x}", f"10.231.78.{number}/24", "default via 10.231.78.1"):
+            assert part in output
+        kill_and_end(bare, id)
+
+
+def test_links_that_cannot_be_made_for_it_are_refused_with_the_cause(bare: BareContainers, bridge: str) -> None:
+    bare.shell("true", net=bridged(bare, bridge, 9))
+    until(lambda: spare_pid(bare))
+    time.sleep(0.2)
+    id = bare.request(["true"], net=bridged(bare, "no-bridge", 12))
+    with pytest.raises(errors.StartFailed, match="no-bridge: no such bridge"):
+        bare.client.start(id)
+    wrong = bridged(bare, bridge, 13)
+    wrong["interfaces"][0]["mtu"] = 20  # the kernel takes 68 and more
+    until(lambda: spare_pid(bare))
+    time.sleep(0.2)
+    id = bare.request(["true"], net=wrong)
+    with pytest.raises(errors.StartFailed, match="make network links"):
+        bare.client.start(id)
 
 
 def _is_zombie(pid: int) -> bool:
