@@ -55,7 +55,7 @@ VICTIMS = (["cli"], ["supervisor"], ["keeper"], ["cli", "supervisor", "keeper"],
 def test_a_kill_at_any_instant_is_mended_by_the_next_apply(scene: Scene) -> None:
     dice = Dice()
     length = length_of(scene)
-    for number in range(rounds(6, 72)):
+    for number in range(rounds(12, 72)):
         if number % 2:
             scene.run(scene.destroy())
         # Each of the victims during applies and during destroys, in turn.
