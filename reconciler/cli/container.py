@@ -42,10 +42,8 @@ def start(ctx: click.Context, containers: tuple[str, ...], attach: bool, interac
     if attach or interactive:
         if len(containers) != 1:
             raise click.UsageError("--attach takes exactly one container", ctx)
-        from reconciler.cli.attach import run_in_foreground
-
         found = find_container(engine().snapshot(deep=False), containers[0])
-        ctx.exit(run_in_foreground(engine(), found.id, interactive=interactive))
+        ctx.exit(engine().start_attached(found.id, (0, 1, 2)))
     for_each(containers, lambda ref: engine().start_container(find_container(engine().snapshot(deep=False), ref).id))
 
 

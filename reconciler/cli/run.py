@@ -106,11 +106,10 @@ def run(ctx: click.Context, /, detach: bool, auto_remove: bool, **options: Any) 
         _start_or_remove(id)
         print(id)
         return
-    from reconciler.cli.attach import run_in_foreground
     from runtime.errors import EngineError
 
     try:
-        code = run_in_foreground(used, id, interactive=interactive, tty=tty)
+        code = used.start_attached(id, (0, 1, 2))
     except EngineError:
         if auto_remove:
             used.remove_container(id, force=True)

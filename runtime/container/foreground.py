@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from runtime.container.attach import proxy_terminal
@@ -16,6 +16,10 @@ from runtime.container.store import ContainerRecord, OutputToCome
 from runtime.errors import EngineError
 from runtime.files import write_all
 from runtime.supervise.logfile import read_log
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+LOST = 125
+"""Nobody could read how the program ended."""
 
 
 def run_foreground(lifecycle: Lifecycle, record: ContainerRecord, stdio: tuple[int, int, int]) -> int:
@@ -40,7 +44,7 @@ def run_foreground(lifecycle: Lifecycle, record: ContainerRecord, stdio: tuple[i
             for _, stream, line in read_log(log, True, 0.0, 0.0, -1, alive):
                 write_all(stdio[1] if stream == 1 else stdio[2], line + b"\n")
         run = lifecycle.wait(id, None)
-    return 137 if run is None or run.exit_code is None else run.exit_code
+    return LOST if run is None or run.exit_code is None else run.exit_code
 
 
 def _follow_terminal(log: str, stdout: int, alive: Callable[[], bool]) -> None:
@@ -52,21 +56,21 @@ def _follow_terminal(log: str, stdout: int, alive: Callable[[], bool]) -> None:
 
 @contextmanager
 def forwarded_signals(lifecycle: Lifecycle, id: str) -> Iterator[None]:
-    """INT, TERM, HUP and QUIT go to the program while this holds, as a shell's job would get them."""
+    """Signals that reach us go to the program while this holds, as a shell's job would get them."""
+
+    def send(number: int) -> None:
+        # Not started yet, or gone already: the foreground finds out by itself.
+        with suppress(EngineError):
+            lifecycle.client.signal(id, number)
 
     def forward(number: int, _: FrameType | None) -> None:
-        try:
-            lifecycle.client.signal(id, number)
-        except EngineError:
-            raise KeyboardInterrupt from None  # not started yet, or gone already
+        # From a thread: a handler may interrupt anything, the client included.
+        threading.Thread(target=send, args=(number,), daemon=True).start()
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {
-        number: signal.signal(number, forward)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    }
+    former = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
         yield
     finally:

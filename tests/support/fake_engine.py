@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -485,6 +486,8 @@ class FakeEngine:
     def start_attached(self, id: str, stdio: tuple[int, int, int]) -> int:
         self.start_container(id)
         run = self.wait_container(id)
+        for line in self.logs(id):
+            os.write(stdio[2 if line.stream == "stderr" else 1], line.data + b"\n")
         return (run.exit_code if run is not None else None) or 0
 
     def _argv(self, container: _Container) -> list[str]:
