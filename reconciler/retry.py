@@ -20,7 +20,8 @@ class Retries:
     def __init__(self) -> None:
         self._generation = 0
         self._attempts: dict[tuple[Key, str], int] = {}
-        self._holds: dict[Key, Hold] = {}
+        self._holds: dict[Key, tuple[Hold, float]] = {}
+        """With the time at which each began."""
         self._changes: dict[tuple[Key, int, Verb], list[float]] = {}
 
     def begin(self, generation: int) -> None:
@@ -39,7 +40,7 @@ class Retries:
         attempts = self._attempts.get((key, kind), 0) + 1
         self._attempts[key, kind] = attempts
         hold = Hold(reason, now + backoff.retry_delay(attempts), verb)
-        self._holds[key] = hold
+        self._holds[key] = hold, now
         return hold
 
     def succeeded(self, key: Key, index: int, verb: Verb, now: float) -> Hold | None:
@@ -56,17 +57,15 @@ class Retries:
             return None
         reason = f"{verb} was done {len(times)} times within {FLAP_WINDOW / 60:.0f} minutes and is wanted again"
         hold = Hold(reason, now + backoff.retry_delay(2 + len(times)))
-        self._holds[key] = hold
+        self._holds[key] = hold, now
         return hold
 
     def holds(self, now: float) -> dict[Key, Hold]:
-        """Who is left alone now. After a jump of the clock backwards no wait is longer than the longest there is."""
-        for key, hold in list(self._holds.items()):
-            if hold.until <= now:
+        """Who is left alone now. A wait that began in the future is over: the clock has jumped backwards."""
+        for key, (hold, since) in list(self._holds.items()):
+            if hold.until <= now or now < since:
                 self._holds.pop(key, None)
-            elif hold.until - now > backoff.LIMIT:
-                self._holds[key] = Hold(hold.reason, now + backoff.LIMIT, hold.verb)
-        return dict(self._holds)
+        return {key: hold for key, (hold, _) in self._holds.items()}
 
     def attempts(self, key: Key) -> int:
         return max((count for (found, _), count in list(self._attempts.items()) if found == key), default=0)
