@@ -26,7 +26,7 @@ from reconciler.outcome import (
 from reconciler.plan import Hold, Plan
 from reconciler.plan import to_json as plan_to_json
 from reconciler.planner import make_plan
-from reconciler.restart import decide_restart, runs_to_completion
+from reconciler.restart import Verdict, decide_restart, runs_to_completion
 from reconciler.wanted import begin, desired_identity, image_ids, keep_files, suspended_keys
 from runtime.api import Engine, Port
 from runtime.errors import Conflict, EngineError, NotFound
@@ -276,32 +276,32 @@ class _Convergence:
         self.done += len(result.done)
         self.warnings += result.warnings
         self.waiting = tuple(outcome.message for outcome in result.deferred)
-        again = self._to_be_tried_again(result) if self.options.wait else frozenset()
+        verdicts = self._judge_ends(result) if self.options.wait else {}
         for outcome in result.failed:
-            if outcome.action.id not in again:
-                self.failures.append(f"{outcome.message}{f' ({outcome.hint})' if outcome.hint else ''}")
+            verdict = verdicts.get(outcome.action.id)
+            if verdict is not None and verdict.what in ("start", "later"):
+                continue
+            given_up = verdict is not None and verdict.what == "give-up"
+            text = f"{outcome.action.target} {verdict.reason}" if verdict and given_up else outcome.message
+            self.failures.append(f"{text}{f' ({outcome.hint})' if outcome.hint else ''}")
         return result
 
-    def _to_be_tried_again(self, result: Result) -> frozenset[int]:
-        """Actions whose container ran and failed, where its backoff_limit or restart policy allows another run."""
+    def _judge_ends(self, result: Result) -> dict[int, Verdict]:
+        """For what ran, was to run to its end, and failed: whether its backoff_limit or restart allows another run."""
         suspects = [
             outcome.action
             for outcome in result.failed
             if outcome.error is None and runs_to_completion(outcome.action.key.kind, self._policy(outcome.action.key))
         ]
         if not suspects:
-            return frozenset()
+            return {}
         observed = observe(self.engine, self.desired.stack, deep=False)
-        return frozenset(
-            action.id
+        return {
+            action.id: decide_restart(action.key.kind, self._policy(action.key), one.state, self.clock())
             for action in suspects
             for one in observed.instances.get(action.key, ())
-            if one.index == action.index
-            and not one.live
-            and one.state.last_run is not None
-            and decide_restart(action.key.kind, self._policy(action.key), one.state, self.clock()).what
-            in ("start", "later")
-        )
+            if one.index == action.index and not one.live and one.state.last_run is not None
+        }
 
     def _policy(self, key: Key) -> Any:
         resource = self.desired.resources.get(key)

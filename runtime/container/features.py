@@ -29,7 +29,7 @@ def check_cgroups(name: str, resources: api.Resources) -> None:
             raise Unsupported(
                 f'cannot create container "{name}": its limit of {key} cannot be kept, because the {controller} '
                 "controller of cgroups is missing",
-                f"boot with cgroup_enable={controller}, or in a container or VM have it delegated; or set no such limit",
+                f"boot with cgroup_enable={controller}, or have it delegated to this machine; or set no such limit",
             )
 
 

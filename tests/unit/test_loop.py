@@ -278,3 +278,36 @@ def test_restart_no_is_left_alone_by_a_second_apply(engine: FakeEngine, records:
     assert apply(engine, records, desired).converged
     assert changes(engine) == []
     assert Key("service", "once") in desired.resources
+
+
+def test_a_failed_job_is_tried_again_within_one_apply_and_given_up_at_its_limit(
+    engine: FakeEngine, records: Generations
+) -> None:
+    after = make_service("after", needs=needs(("job", "migrate", "completed")))
+    job = make_job("migrate", command=["false"], policy={"backoff_limit": 1})
+    outcome = apply(engine, records, make_desired(job, after))
+    assert outcome.exit_code == 1 and "failed 2 times, its backoff_limit is 1" in "; ".join(outcome.failures)
+    assert [(state.name, state.starts) for state in engine.snapshot().containers] == [(f"{STACK}/migrate-1", 2)]
+
+
+def test_a_changed_check_and_grace_act_on_the_container_that_runs(engine: FakeEngine, records: Generations) -> None:
+    apply(engine, records, make_desired(make_service("web")))
+    (before,) = engine.snapshot().containers
+    engine.health_of = lambda spec: 1
+    policy = {"health": health(interval=0.02, retries=1), "stop_grace": 3.0}
+    outcome = apply(engine, records, make_desired(make_service("web", policy=policy)))
+    assert "unhealthy" in "; ".join(outcome.failures)
+    (after,) = engine.snapshot().containers
+    assert (after.id, after.starts, after.health) == (before.id, 1, "unhealthy")
+    assert engine.spec_of(after.id).stop_grace == 3.0
+    plan, _ = plan_stack(engine, records, make_desired(make_service("other")), allow_deletions=True)
+    (removal,) = [action for action in plan.actions if action.verb == "remove"]
+    assert removal.grace == 3.0
+
+
+def test_another_container_name_makes_the_container_anew(engine: FakeEngine, records: Generations) -> None:
+    apply(engine, records, make_desired(make_service("web")))
+    outcome = apply(engine, records, make_desired(make_service("web", policy={"container_name": "front"})))
+    assert outcome.converged and [str(action.verb) for action in outcome.plan.actions] == ["replace"]
+    assert [state.name for state in engine.snapshot().containers] == ["front"]
+    assert apply(engine, records, make_desired(make_service("web", policy={"container_name": "front"}))).plan.empty
