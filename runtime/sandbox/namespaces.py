@@ -42,15 +42,22 @@ def fork_into_pid_namespace(cgroup: int = -1) -> tuple[int, int]:
 class Links:
     """A new network namespace, with a way to the host's bridges and one to its own inside."""
 
-    def __init__(self, host: NetlinkSocket) -> None:
+    def __init__(self, host: NetlinkSocket, kind: str) -> None:
         """In the new namespace, with a socket that was made in the host's."""
         self.host = host
+        self._kind = kind
+        self._former = _write_sysctls(NET_OF_KIND[kind])
+        _write_sysctls(NET_DEFAULTS)
         self.inner = NetlinkSocket()
         self.inner.request(up_message(1))
         self._own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def prepare(self, interfaces: list[dict[str, object]]) -> list[bytes]:
-        """The messages that make the links: nothing has been changed yet."""
+        """The messages that make the links: they are not made yet."""
+        kind = kind_of(interfaces)
+        if kind != self._kind:
+            _write_sysctls(self._former)
+            _write_sysctls(NET_OF_KIND[kind])
         return pair_messages(self.host, self._own, interfaces)
 
     def make(self, pairs: list[bytes], interfaces: list[dict[str, object]]) -> None:
@@ -97,11 +104,13 @@ def make_pairs(host: NetlinkSocket, pairs: list[bytes], interfaces: list[dict[st
 
 
 def network_kind(net: dict[str, object]) -> str:
-    """What must be known of a network namespace when it is made: "host", "alone", "ipv4" or "ipv6"."""
-    if net["mode"] == "host":
-        return "host"
+    """What must be known of a network namespace before links are made: "host", "alone", "ipv4" or "ipv6"."""
     interfaces = net.get("interfaces")
-    if not isinstance(interfaces, list) or not interfaces:
+    return "host" if net["mode"] == "host" else kind_of(interfaces if isinstance(interfaces, list) else [])
+
+
+def kind_of(interfaces: list[dict[str, object]]) -> str:
+    if not interfaces:
         return "alone"
     return "ipv6" if any(":" in address for each in interfaces for address in _texts(each["addresses"])) else "ipv4"
 
@@ -117,25 +126,27 @@ def enter_new(kind: str) -> Links | None:
         return None
     host = NetlinkSocket()  # on the host's side: it stays there after unshare
     syscalls.unshare(flags | syscalls.CLONE_NEWNET)
-    _write_sysctls((*NET_DEFAULTS, *NET_OF_KIND[kind]))
-    return Links(host)
+    return Links(host, kind)
 
 
 def _texts(values: object) -> list[str]:
     return [str(value) for value in values] if isinstance(values, (list, tuple)) else []
 
 
-def _write_sysctls(values: tuple[tuple[str, str], ...]) -> None:
-    """A kernel without IPv6 has no such file: then there is nothing to turn off."""
+def _write_sysctls(values: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Returns the former values. A kernel without IPv6 has no such file: then there is nothing to turn off."""
+    former = []
     for name, value in values:
         try:
-            fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/sys/{name}", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
         try:
+            former.append((name, os.pread(fd, 64, 0).decode().strip()))
             os.write(fd, value.encode())
         finally:
             os.close(fd)
+    return tuple(former)
 
 
 def join(pidfd: int) -> None:

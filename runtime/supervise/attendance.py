@@ -217,7 +217,8 @@ class Attendance:
 
     def _make_spare(self) -> None:
         self._spare_planned = False
-        if not self.loop.is_quiet():
+        # Among many starts at once it would take a processor from those that are wanted already.
+        if not self.loop.is_quiet() or any(not container.running for container in self.containers.values()):
             self._plan_spare(SPARE_DELAY)
             return
         try:

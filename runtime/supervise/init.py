@@ -107,7 +107,7 @@ class Filter:
 def shape_of(request: dict[str, Any]) -> dict[str, Any]:
     """All that `_prepare` needs to know: requests of one shape can use the same spare."""
     return {
-        "network": namespaces.network_kind(request["net"]),
+        "own_network": request["net"]["mode"] != "host",
         "oom_score_adj": int(request.get("oom_score_adj") or 0),
         "privileged": bool(request.get("privileged")),
         "shm_size": int(request.get("shm_size") or 0),
@@ -118,10 +118,13 @@ def shape_of(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def run_spare(launch: Launch, shape: dict[str, Any]) -> None:
-    """Process 1 of a container that nobody has asked for yet; never returns."""
+def run_spare(launch: Launch, shape: dict[str, Any], network: str) -> None:
+    """Process 1 of a container that nobody has asked for yet, and whose network is likely to be of that kind; never
+
+    returns.
+    """
     launch.again = True
-    _run(launch, lambda launch: _spare_steps(launch, shape))
+    _run(launch, lambda launch: _spare_steps(launch, shape, network))
 
 
 def run_container(launch: Launch) -> None:
@@ -169,18 +172,19 @@ def _container_steps(launch: Launch) -> None:
     sources = mounts.open_sources(launch.request)
     launch.step = "make namespaces"
     mounts.leave_host(slave=mounts.wants_slave(launch.request))
-    prepared = _prepare(launch, shape_of(launch.request), detached=False)
+    network = namespaces.network_kind(launch.request["net"])
+    prepared = _prepare(launch, shape_of(launch.request), network, detached=False)
     _complete(launch, prepared, sources)
 
 
-def _spare_steps(launch: Launch, shape: dict[str, Any]) -> None:
+def _spare_steps(launch: Launch, shape: dict[str, Any], network: str) -> None:
     _become_inconspicuous()
     _keep_only(launch.status, launch.report, launch.go_read)
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     _join_cgroup(launch)
     launch.step = "make namespaces"
     mounts.leave_host()
-    prepared = _prepare(launch, shape, detached=True)
+    prepared = _prepare(launch, shape, network, detached=True)
     # Back: what is mounted and unmounted on the host until the request comes counts, and nothing is kept busy by us.
     syscalls.setns(home, syscalls.CLONE_NEWNS)
     os.close(home)
@@ -206,12 +210,12 @@ def _keep_only(*kept: int) -> None:
     syscalls.close_range(first)
 
 
-def _prepare(launch: Launch, shape: dict[str, Any], *, detached: bool) -> Prepared:
+def _prepare(launch: Launch, shape: dict[str, Any], network: str, *, detached: bool) -> Prepared:
     """In new namespaces; nothing of it can be seen from outside or has a name there."""
     launch.step = "set oom_score_adj"
     rlimits.set_oom_score(shape["oom_score_adj"])  # while /proc is the host's
     launch.step = "make namespaces"
-    links = namespaces.enter_new(shape["network"])
+    links = namespaces.enter_new(network)
     os.setsid()
     syscalls.new_session_keyring()
     launch.step = "drop capabilities"

@@ -78,7 +78,8 @@ class Launcher:
             launch.stdin = stdin
         resources = request.get("resources") or {}
         shape = init.shape_of(request)
-        self.spare.learn(shape)
+        network = namespaces.network_kind(request["net"])
+        self.spare.learn(shape, network)
         opened: list[int] = []
         try:
             ready = self.spare.take(shape, text, container.cgroup, resources)
@@ -100,7 +101,7 @@ class Launcher:
             if ready is None:
                 os.write(launch.go_write, init.GO)
             else:
-                self._go_on(ready, launch)
+                self._go_on(ready, launch, network)
         except OSError as error:
             self._undo(container)
             cause = (error.strerror or str(error)).lower()
@@ -110,15 +111,16 @@ class Launcher:
             for fd in opened:
                 os.close(fd)
 
-    def _go_on(self, ready: spare.Spare, launch: init.Launch) -> None:
+    def _go_on(self, ready: spare.Spare, launch: init.Launch, network: str) -> None:
         """Let the spare go on, and make its links while it mounts: each takes half a millisecond.
 
         Not while namespaces are being taken apart, which keeps everyone from making links for 30 ms: this process
-        must not wait for that. Nor when sysctls may be for a link.
+        must not wait for that. Nor when the spare must first prepare its namespace, or sysctls may be for a link.
         """
         interfaces = launch.request["net"].get("interfaces") or []
         netns = -1
-        if interfaces and not launch.request.get("sysctls") and time.monotonic() > self.calm_from:
+        suits = ready.network == network and not launch.request.get("sysctls")
+        if interfaces and suits and time.monotonic() > self.calm_from:
             netns = ready.open_network()
         spare.send_go(ready.channel, launch, links_follow=netns >= 0)
         if netns >= 0:

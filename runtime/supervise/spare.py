@@ -34,8 +34,11 @@ MAX_REQUEST = 64 << 10
 class Spare:
     """Supervisor's side of the child."""
 
-    def __init__(self, shape: dict[str, Any], child: Child, channel: socket.socket, status: int, report: int) -> None:
+    def __init__(
+        self, shape: dict[str, Any], network: str, child: Child, channel: socket.socket, status: int, report: int
+    ) -> None:
         self.shape = shape
+        self.network = network
         self.child = child
         self.channel = channel
         self.status = status
@@ -89,11 +92,13 @@ class SpareChild:
         self.present: Spare | None = None
         self.shape: dict[str, Any] | None = None
         """Of the latest request: most likely that of the next."""
+        self.network = ""
+        """The same of the kind of its network; another one costs the spare a moment only."""
         os.makedirs(self.staging, mode=0o700, exist_ok=True)
 
-    def learn(self, shape: dict[str, Any]) -> None:
-        if self.cgroups and not shape["privileged"] and shape["network"] != "host":
-            self.shape = shape
+    def learn(self, shape: dict[str, Any], network: str) -> None:
+        if self.cgroups and not shape["privileged"] and shape["own_network"]:
+            self.shape, self.network = shape, network
 
     def wanted(self) -> bool:
         spare = self.present
@@ -118,7 +123,7 @@ class SpareChild:
         try:
             pid, pidfd = namespaces.fork_into_pid_namespace()
             if pid == 0:
-                init.run_spare(launch, shape)
+                init.run_spare(launch, shape, self.network)
         except OSError:
             ours.close()
             os.close(status)
@@ -128,7 +133,8 @@ class SpareChild:
             theirs.close()
             os.close(launch.status)
         self.note(pid, False)
-        self.present = Spare(shape, Child(pid, wire.process_starttime(pid), pidfd), ours, status, launch.report)
+        child = Child(pid, wire.process_starttime(pid), pidfd)
+        self.present = Spare(shape, self.network, child, ours, status, launch.report)
 
     def offer(self, request: bytes) -> None:
         """Let it read the request while we do. Should another shape be wanted, it will be replaced anyway."""

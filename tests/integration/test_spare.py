@@ -75,6 +75,7 @@ def test_the_next_container_is_the_spare(bare: BareContainers) -> None:
 LOOK = (
     "cut -d' ' -f4- /proc/self/mountinfo; cat /proc/self/status /proc/self/cgroup /proc/self/oom_score_adj; "
     "ls /proc/self/fd /sys/class/net /dev /dev/pts /sys/fs/cgroup; ls /proc/[0-9]* -d; ulimit -n; umask; pwd; "
+    "cd /proc/sys/net/ipv6/conf/default; cat disable_ipv6 accept_ra; "
     "cat /proc/self/limits; ls -l /proc/self/ns | wc -l; stat -c '%a %u %g' /dev/null /dev/shm /proc /sys"
 )
 
@@ -87,6 +88,19 @@ def seen(bare: BareContainers, **changes: Any) -> list[str]:
     text = "\n".join(line.decode() for line in bare.lines(id)).replace(f"/{id}/", "/ID/")
     volatile = r"(?m)^(\S*ctxt_switches|Vm\S+|Rss\S+|Speculation\S+|Cpus\S+|HugetlbPages|SigQ):.*$"
     return sorted(re.sub(r"(shared|master):\d+", "", re.sub(volatile, "", text)).split("\n"))
+
+
+def test_a_network_of_another_kind_is_as_if_it_had_been_made_for_it(bare: BareContainers, bridge: str) -> None:
+    expected = seen(bare)
+    bare.shell("true", net=bridged(bare, bridge, 9))  # the spare after it is made for links without IPv6
+    time.sleep(0.1)
+    spare = spare_pid(bare)
+    id = bare.start(["sleep", "100"])
+    assert bare.client.start(id)["pid"] == spare
+    kill_and_end(bare, id)
+    bare.shell("true", net=bridged(bare, bridge, 10))
+    time.sleep(0.1)
+    assert seen(bare) == expected
 
 
 @pytest.mark.parametrize("changes", [{}, {"uid": 1000, "read_only": True}, {"init": True, "no_new_privs": False}])
