@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from runtime import api
-from runtime.cgroup import CGROUP_ROOT, CgroupV2, detect
 from runtime.errors import StartFailed, Unsupported
 
+CGROUP_ROOT = "/sys/fs/cgroup"
 FILESYSTEMS = "/proc/filesystems"
 _CONTROLLERS = {"cpus": "cpu", "memory": "memory", "memory_reservation": "memory", "pids": "pids"}
 
@@ -17,8 +17,10 @@ def check_cgroups(name: str, resources: api.Resources) -> None:
     wanted = [key for key in _CONTROLLERS if getattr(resources, key)]
     if not wanted and _has_entries(CGROUP_ROOT):
         return
-    found = detect()
-    if isinstance(found, CgroupV2) and not os.path.exists(f"{found.root}/cgroup.procs"):
+    from runtime import cgroup  # not on the path of a plain start
+
+    found = cgroup.detect()
+    if isinstance(found, cgroup.CgroupV2) and not os.path.exists(f"{found.root}/cgroup.procs"):
         raise Unsupported(
             f'cannot create container "{name}": no cgroup hierarchy is mounted',
             f"mount -t cgroup2 cgroup2 {CGROUP_ROOT}",

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from runtime import api
-from runtime.cgroup import CgroupV2
+from runtime import api, cgroup
 from runtime.container import features
 from runtime.engine import Engine
 from runtime.errors import StartFailed, Unsupported
@@ -76,7 +75,7 @@ def test_a_limit_that_no_controller_keeps_is_refused(
     hierarchy.mkdir()
     (hierarchy / "cgroup.procs").touch()
     (hierarchy / "cgroup.controllers").write_text("cpu\n")
-    monkeypatch.setattr(features, "detect", lambda: CgroupV2(str(hierarchy)))
+    monkeypatch.setattr(cgroup, "detect", lambda: cgroup.CgroupV2(str(hierarchy)))
     engine.create_container(sleeper("fast", resources=api.Resources(cpus=0.5)))
     for resources, controller in ((api.Resources(memory=64 << 20), "memory"), (api.Resources(pids=10), "pids")):
         with pytest.raises(Unsupported, match=f"the {controller} controller of cgroups is missing") as refused:
