@@ -26,7 +26,7 @@ from runtime.container.spec import (
     signal_number,
 )
 from runtime.container.store import ContainerRecord, ContainerStore, new_id, run_from_exit
-from runtime.container.users import resolve_user
+from runtime.container.users import Identity, resolve_user
 from runtime.errors import Conflict, EngineError, InvalidSpec, NotFound, StartFailed, Unavailable
 from runtime.files import read_json, write_json
 from runtime.image.store import ImageRecord, ImageStore
@@ -54,6 +54,7 @@ class Lifecycle:
         self.networks = networks
         self.volumes = volumes
         self.client = client
+        self._identities: dict[tuple[str, str, tuple[str, ...]], Identity] = {}
 
     # ---- create
 
@@ -159,9 +160,7 @@ class Lifecycle:
         os.makedirs(run, mode=0o700, exist_ok=True)
         self.store.open_run(id)
         rootfs = Rootfs(self.layout.container(id), self.images.lower_dirs(image))
-        identity = resolve_user(
-            spec.user if spec.user is not None else config.get("User") or "", spec.group_add, rootfs.read_text
-        )
+        identity = self._identity(record, config, rootfs)
         hostname = spec.hostname or id[:12]
         ports: list[api.Port] = []
         interfaces: list[dict[str, Any]] = []
@@ -204,6 +203,16 @@ class Lifecycle:
             raise
         if interfaces:
             self.networks.publish(id, self._endpoint(record, interfaces, ports))
+
+    def _identity(self, record: ContainerRecord, config: dict[str, Any], rootfs: Rootfs) -> Identity:
+        """Until a container has written something, who a name is depends on its image alone."""
+        user = record.spec.user if record.spec.user is not None else config.get("User") or ""
+        if os.path.isdir(rootfs.upper):
+            return resolve_user(user, record.spec.group_add, rootfs.read_text)
+        key = (record.image_id, user, record.spec.group_add)
+        if key not in self._identities:
+            self._identities[key] = resolve_user(user, record.spec.group_add, rootfs.read_text)
+        return self._identities[key]
 
     def _texts(self, record: ContainerRecord, hostname: str, interfaces: list[dict[str, Any]]) -> dict[str, str]:
         spec = record.spec

@@ -76,6 +76,7 @@ class Records:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.run = f"{layout.run}/network"
+        self._known: dict[str, tuple[tuple[int, int, int], NetworkRecord]] = {}
         self.attached = f"{self.run}/attached"
         self.groups = f"{self.run}/groups"
         self.ports = f"{self.run}/ports"
@@ -115,8 +116,21 @@ class Records:
     def find(self, name: str) -> NetworkRecord | None:
         if not NAME.match(name):
             return None
-        data = read_json(f"{self.layout.networks}/{name}.json")
-        return None if data is None else _record(data)
+        path = f"{self.layout.networks}/{name}.json"
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            self._known.pop(name, None)
+            return None
+        # Records are replaced by rename only: the same inode, time and size is the same record.
+        version = (status.st_ino, status.st_mtime_ns, status.st_size)
+        known = self._known.get(name)
+        if known is None or known[0] != version:
+            data = read_json(path)
+            if data is None:
+                return None
+            known = self._known[name] = (version, _record(data))
+        return known[1]
 
     def get(self, name: str) -> NetworkRecord:
         record = self.find(name)
