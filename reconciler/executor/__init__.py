@@ -36,7 +36,7 @@ class WaitOptions:
     timeout: float = 600.0
     final: bool = True
     probe: Prober | None = None
-    moment: float = 0.15
+    moment: float = 0.1
     ports: float = 5.0
 
 

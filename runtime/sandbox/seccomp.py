@@ -76,7 +76,8 @@ def _compiled(layout: Layout, caps: frozenset[str], profile_path: str, arch: str
         return path
     program = compile(_load(profile_path), caps, arch)
     os.makedirs(layout.seccomp, mode=0o711, exist_ok=True)
-    temporary = f"{path}.{os.getpid()}"
+    # Threads of one process compile the same filter at once: the process's id alone names no writer.
+    temporary = f"{path}.{os.getpid()}.{os.urandom(3).hex()}"
     with open(temporary, "wb") as file:
         file.write(program)
     os.rename(temporary, path)

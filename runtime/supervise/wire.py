@@ -93,7 +93,7 @@ def read_all(fd: int) -> bytes:
 
 def write_file(path: str, value: object) -> None:
     """Old or new, never half: a temporary name, then rename. No fsync: run-time state does not outlive a boot."""
-    temporary = f"{path}.{os.getpid()}"
+    temporary = f"{path}.{os.getpid()}.{os.urandom(3).hex()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         write_all(fd, encode(value))

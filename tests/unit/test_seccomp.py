@@ -197,3 +197,14 @@ def test_a_broken_profile_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(InvalidSpec, match="seccomp profile"):
         seccomp.bpf_for(Layout(str(tmp_path)), frozenset(DEFAULT), str(path))
+
+
+def test_threads_that_need_the_same_filter_at_once_all_get_it(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    layout = Layout(str(tmp_path / "root"), str(tmp_path / "run"))
+    with ThreadPoolExecutor(8) as pool:
+        for index in range(6):
+            caps = frozenset(sorted(ALL)[: index + 3])
+            paths = list(pool.map(lambda _, caps=caps: seccomp.bpf_for(layout, caps, None), range(8)))  # type: ignore[misc]
+            assert len(set(paths)) == 1 and os.path.getsize(paths[0]) > 0
